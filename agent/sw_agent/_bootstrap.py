@@ -1,0 +1,88 @@
+"""The sequence run in the traced process, from `sitecustomize` to the first plugin installed.
+
+Nothing heavy is imported here: no SDK, no exporter, no library that a plugin is for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import _discovery, _imports, _log, snapshot
+from ._containment import contain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ._config import Config
+    from ._discovery import PluginEntry
+
+_started = False
+config: Config | None = None
+plugin_states: dict[str, str] = {}
+
+
+def start(environ: Mapping[str, str] = os.environ) -> None:
+    """Start the agent in this process, once; a configuration that is wrong is said on stderr and leaves it off."""
+    global _started, config
+    if _started or _switched_off(environ):
+        return
+    _started = True
+    from . import _config
+
+    entries = _discovery.find_plugins()
+    try:
+        config = _config.load(environ, entries)
+    except _config.ConfigError as error:
+        sys.stderr.write(f"sw-python: {error}; this process is not traced\n")
+        return
+    if not config.enabled:
+        return
+    _log.configure(config.logging_level)
+    from . import _lifecycle, _provider
+
+    _provider.configure(config)
+    _lifecycle.start(config)
+    _imports.when_imported("opentelemetry.context", snapshot.bind)
+    _imports.when_imported("opentelemetry.trace", _provider.opentelemetry_arrived)
+    for entry in entries.values():
+        if config.plugin_enabled(entry.name):
+            _watch(entry)
+    if config.program_span:
+        _provider.start_program_span()
+
+
+def _switched_off(environ: Mapping[str, str]) -> bool:
+    return (
+        environ.get("SW_AGENT_ENABLED", "").strip().lower() in ("false", "0", "no", "off")
+        or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    )
+
+
+def _watch(entry: PluginEntry) -> None:
+    def bring_in() -> None:
+        if entry.name not in plugin_states:
+            plugin_states[entry.name] = _install(entry)
+
+    if not entry.triggers:
+        bring_in()
+    for trigger in entry.triggers:
+        _imports.when_import_begins(trigger, bring_in)
+
+
+def _install(entry: PluginEntry) -> str:
+    try:
+        plugin = entry.load()
+        from . import _versions
+
+        unsupported = _versions.why_unsupported(plugin)
+        if unsupported:
+            _log.logger().warning("plugin %s is left out: %s", entry.name, unsupported)
+            return unsupported
+        assert config is not None
+        plugin.install(config.plugins.get(entry.name, {}))
+    except Exception as error:
+        contain(f"plugin {entry.name}", error)
+        return f"failed: {type(error).__name__}: {error}"
+    return "installed"

@@ -1,0 +1,19 @@
+"""Where the agent's own failures end: counted, said once for each place, never seen by the program."""
+
+from __future__ import annotations
+
+
+failures: dict[str, int] = {}
+
+
+def contain(place: str, error: BaseException) -> None:
+    """Count an exception raised by agent or plugin code at `place`; the first one there is logged with its traceback."""
+    seen = failures[place] = failures.get(place, 0) + 1
+    if seen > 1:
+        return
+    try:
+        from ._log import logger
+
+        logger().error("%s failed; the program goes on without it", place, exc_info=error)
+    except Exception:  # noqa: BLE001, S110  stderr is closed, or the interpreter is ending: there is nobody to tell
+        pass

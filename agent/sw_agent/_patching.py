@@ -1,0 +1,232 @@
+"""Put a plugin's interceptors around a library's functions, take them out again, and contain what they raise.
+
+A function is replaced by a plain function that keeps its name, signature, docstring and module. The original is called
+from here, not from the plugin: whatever an interceptor raises, the original runs exactly once, and its result or its
+exception is what the program gets.
+"""
+
+from __future__ import annotations
+
+from ._containment import contain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import ModuleType
+    from typing import Any, TypeAlias
+
+    Function: TypeAlias = Callable[..., Any]
+    # (wrapped, instance, args, kwargs) -> result
+    Around: TypeAlias = Callable[[Function, Any, tuple[Any, ...], dict[str, Any]], Any]
+    # (instance, args, kwargs) -> None, or the (args, kwargs) to go on with
+    Before: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], "tuple[tuple[Any, ...], dict[str, Any]] | None"]
+
+_ABSENT = object()
+_COROUTINE = 0x80  # inspect.CO_COROUTINE
+
+
+class TargetNotFoundError(AttributeError):
+    """The library has no such attribute: another version than the plugin was written for."""
+
+
+class Patch:
+    """One interceptor at one target, `"module:Class.attribute"`.
+
+    `kind` is "around" or "before" (see `Plugin.intercept` and `Plugin.before`).
+    """
+
+    def __init__(self, target: str, interceptor: Function, kind: str) -> None:
+        self.target = target
+        self.module, _, self._path = target.partition(":")
+        self._interceptor = interceptor
+        self._kind = kind
+        self._owner: Any = None
+        self._name = ""
+        self._original: Any = _ABSENT
+        self._replacement: Any = None
+
+    def install(self, module: ModuleType) -> None:
+        """Put the interceptor in. Where it is in already nothing is done.
+
+        Raises:
+            TargetNotFoundError: the module has no such attribute.
+            TypeError: the attribute is nothing that can be called.
+        """
+        owner, name = self._resolve(module)
+        raw = vars(owner).get(name, _ABSENT)
+        if self._replacement is not None and raw is self._replacement:
+            return
+        found = getattr(owner, name) if raw is _ABSENT else raw
+        function = found.__func__ if isinstance(found, staticmethod | classmethod) else found
+        if not callable(function):
+            raise TypeError(f"{self.target} is no function")
+        if getattr(function, "__sw_interceptor__", None) is self._interceptor:
+            # The name was bound, by `from … import`, to a function where this interceptor already is.
+            function = raw = function.__wrapped__
+        bound = isinstance(owner, type) and not isinstance(found, staticmethod)
+        replacement = _KINDS[self._kind](self.target, function, self._interceptor, bound)
+        _dress(replacement, function, self._interceptor)
+        if isinstance(found, staticmethod | classmethod):
+            replacement = type(found)(replacement)
+        setattr(owner, name, replacement)
+        self._owner, self._name, self._original, self._replacement = owner, name, raw, replacement
+
+    def uninstall(self) -> None:
+        """Put the very object back that was there; where somebody else has patched since, only stop intercepting."""
+        owner, replacement = self._owner, self._replacement
+        if replacement is None:
+            return
+        self._owner = self._replacement = None
+        if vars(owner).get(self._name) is not replacement:
+            function = replacement.__func__ if isinstance(replacement, staticmethod | classmethod) else replacement
+            function.__sw_stop__()
+        elif self._original is _ABSENT:
+            delattr(owner, self._name)
+        else:
+            setattr(owner, self._name, self._original)
+
+    def _resolve(self, module: ModuleType) -> tuple[Any, str]:
+        owner: Any = module
+        *parents, name = self._path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent, _ABSENT)
+        if owner is _ABSENT or getattr(owner, name, _ABSENT) is _ABSENT:
+            raise TargetNotFoundError(f"{self.target} does not exist")
+        return owner, name
+
+
+def _before(target: str, original: Function, interceptor: Before, bound: bool) -> Function:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            if not bound:
+                changed = interceptor(None, args, kwargs)
+                if changed is not None:
+                    args, kwargs = changed
+            elif args:
+                changed = interceptor(args[0], args[1:], kwargs)
+                if changed is not None:
+                    args, kwargs = (args[0], *changed[0]), changed[1]
+        except Exception as error:
+            contain(target, error)
+        return original(*args, **kwargs)
+
+    def stop() -> None:
+        nonlocal interceptor
+        interceptor = _nothing_before
+
+    wrapper.__sw_stop__ = stop  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _around(target: str, original: Function, interceptor: Around, bound: bool) -> Function:
+    if getattr(getattr(original, "__code__", None), "co_flags", 0) & _COROUTINE:
+        return _around_coroutine(target, original, interceptor, bound)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if bound and not args:
+            return original(**kwargs)  # called on the class without an instance: the library's own TypeError
+        call = _Call(original, args[:1] if bound else ())
+        try:
+            return interceptor(call, args[0] if bound else None, args[1:] if bound else args, kwargs)
+        except Exception as error:
+            if error is call.error:
+                raise
+            contain(target, error)
+        return call.outcome(args, kwargs)
+
+    def stop() -> None:
+        nonlocal interceptor
+        interceptor = _nothing_around
+
+    wrapper.__sw_stop__ = stop  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _around_coroutine(target: str, original: Function, interceptor: Around, bound: bool) -> Function:
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if bound and not args:
+            return await original(**kwargs)
+        call = _AwaitedCall(original, args[:1] if bound else ())
+        try:
+            return await interceptor(call, args[0] if bound else None, args[1:] if bound else args, kwargs)
+        except Exception as error:
+            if error is call.error:
+                raise
+            contain(target, error)
+        return await call.outcome(args, kwargs)
+
+    def stop() -> None:
+        nonlocal interceptor
+        interceptor = _nothing_around
+
+    wrapper.__sw_stop__ = stop  # type: ignore[attr-defined]
+    return wrapper
+
+
+class _Call:
+    """The original function as an interceptor sees it: it remembers whether it ran, and with what outcome."""
+
+    __slots__ = ("__wrapped__", "_first", "error", "result")
+
+    def __init__(self, original: Function, first: tuple[Any, ...]) -> None:
+        self.__wrapped__ = original
+        self._first = first  # (instance,) for a method
+        self.error: BaseException | None = None
+        self.result: Any = _ABSENT
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self.result = result = self.__wrapped__(*self._first, *args, **kwargs)
+        except BaseException as error:
+            self.error = error
+            raise
+        return result
+
+    def outcome(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return or raise what the original did; call it, with the program's own arguments, if nobody has."""
+        if self.error is not None:
+            raise self.error
+        if self.result is _ABSENT:
+            return self.__wrapped__(*args, **kwargs)
+        return self.result
+
+
+class _AwaitedCall(_Call):
+    """The same for a coroutine function: the outcome is that of the awaited coroutine."""
+
+    __slots__ = ()
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self.result = result = await self.__wrapped__(*self._first, *args, **kwargs)
+        except BaseException as error:
+            self.error = error
+            raise
+        return result
+
+    async def outcome(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.error is None and self.result is _ABSENT:
+            return await self.__wrapped__(*args, **kwargs)
+        return _Call.outcome(self, args, kwargs)
+
+
+_KINDS: dict[str, Callable[[str, Function, Any, bool], Function]] = {"around": _around, "before": _before}
+
+
+def _nothing_before(_instance: Any, _args: Any, _kwargs: Any) -> None:
+    return None
+
+
+def _nothing_around(wrapped: Function, _instance: Any, args: Any, kwargs: Any) -> Any | Awaitable[Any]:
+    return wrapped(*args, **kwargs)
+
+
+def _dress(replacement: Any, function: Function, interceptor: Function) -> None:
+    """Give the replacement what can be seen of the original; `__wrapped__` lets `inspect.signature` find the rest."""
+    for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
+        value = getattr(function, name, _ABSENT)
+        if value is not _ABSENT:
+            setattr(replacement, name, value)
+    replacement.__dict__.update(getattr(function, "__dict__", {}))
+    replacement.__wrapped__ = function
+    replacement.__sw_interceptor__ = interceptor

@@ -1,0 +1,78 @@
+"""`ContextCarrier`: a context in string form, for everything that crosses a process by the program's own means."""
+
+from __future__ import annotations
+
+from .snapshot import EMPTY, ContextSnapshot, capture
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from opentelemetry.propagators.textmap import TextMapPropagator
+
+
+class ContextCarrier(dict[str, str]):
+    """A dict of headers (`traceparent`, `baggage`, …) that holds a context as text.
+
+    The sender puts `ContextCarrier.inject()` beside its message, the receiver runs its work in
+    `ContextCarrier(headers).extract()`. The headers are those of the propagators in OTEL_PROPAGATORS.
+    """
+
+    @classmethod
+    def inject(cls, snapshot: ContextSnapshot | None = None) -> Self:
+        """Write a snapshot's context, by default the current one, as headers; an empty context gives an empty dict."""
+        snapshot = capture() if snapshot is None else snapshot
+        return cls._injected(snapshot, _configured()) if snapshot else cls()
+
+    def extract(self) -> ContextSnapshot:
+        """Read the context back; headers that are missing or malformed give what is valid of them, or nothing."""
+        return self._extracted(_configured()) if self else EMPTY
+
+    @classmethod
+    def inject_w3c(cls, snapshot: ContextSnapshot) -> Self:
+        """Write a snapshot's context as W3C Trace Context and Baggage, whatever OTEL_PROPAGATORS says.
+
+        For hops inside one program, which must work also where the program talks B3, or nothing, to others.
+        """
+        return cls._injected(snapshot, _w3c()) if snapshot else cls()
+
+    def extract_w3c(self) -> ContextSnapshot:
+        """Read back what `inject_w3c` wrote."""
+        return self._extracted(_w3c()) if self else EMPTY
+
+    @classmethod
+    def _injected(cls, snapshot: ContextSnapshot, propagator: TextMapPropagator) -> Self:
+        carrier = cls()
+        propagator.inject(carrier, snapshot.context)
+        return carrier
+
+    def _extracted(self, propagator: TextMapPropagator) -> ContextSnapshot:
+        from opentelemetry.context import Context
+
+        headers = {str(name).lower(): value for name, value in self.items() if isinstance(value, str)}
+        return ContextSnapshot(propagator.extract(headers, Context()))
+
+
+_w3c_propagator: TextMapPropagator | None = None
+
+
+def _w3c() -> TextMapPropagator:
+    global _w3c_propagator
+    if _w3c_propagator is None:
+        from opentelemetry.baggage.propagation import W3CBaggagePropagator
+        from opentelemetry.propagators.composite import CompositePropagator
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        _w3c_propagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+    return _w3c_propagator
+
+
+def _configured() -> TextMapPropagator:
+    try:
+        from opentelemetry.propagate import get_global_textmap
+    except Exception as error:  # OTEL_PROPAGATORS names one that is not installed: that module raises on import
+        from ._containment import contain
+
+        contain("OTEL_PROPAGATORS", error)
+        return _w3c()
+    return get_global_textmap()

@@ -1,0 +1,233 @@
+"""What a plugin is made of: `Plugin`, `Option`, and the pieces that carry context from a submitter to its work.
+
+A plugin is one file that describes one library: how work travels in it, and where. It never imports the library.
+
+    plugin = Plugin("mypool", options=PROPAGATION, requires="mypool>=2,<4")
+
+    @plugin.before("mypool.queue:Job.__init__")
+    def capture_at_submit(job, args, kwargs):
+        job._sw_snapshot = capture_if_active()
+
+    @plugin.intercept("mypool.queue:Job.run")
+    def run_in_context_of_submitter(wrapped, job, args, kwargs):
+        with plugin.resume(job.__dict__.pop("_sw_snapshot", None), job.function):
+            return wrapped(*args, **kwargs)
+"""
+
+from __future__ import annotations
+
+from . import _imports
+from ._containment import contain
+from ._hop import NOTHING, Hop
+from ._patching import Patch, TargetNotFoundError
+from .snapshot import EMPTY, ContextSnapshot, Restored, capture_if_active, current_context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from types import ModuleType
+    from typing import Any, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = [
+    "EMPTY",
+    "PROPAGATION",
+    "RELATION",
+    "SPANS",
+    "ContextSnapshot",
+    "Inbox",
+    "Option",
+    "Plugin",
+    "capture_if_active",
+    "is_installed",
+]
+
+
+class Option:
+    """A key of a plugin's section in agent.toml: name, default, one line of help.
+
+    The default's type is the option's type: bool, int, float, str, or a list of str. `choices`, if given, are the only
+    values allowed.
+    """
+
+    __slots__ = ("choices", "default", "help", "name")
+
+    def __init__(
+        self,
+        name: str,
+        default: bool | int | float | str | list[str],
+        help: str,  # noqa: A002  argparse's name for it
+        *,
+        choices: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.default = default
+        self.help = help
+        self.choices = tuple(choices)
+
+
+RELATION = Option(
+    "relation",
+    "child",
+    "how work relates to its submitter: its child, a trace of its own with a link to it, or none",
+    choices=("child", "link", "none"),
+)
+SPANS = Option("spans", False, "a span for each piece of work, with its name and the time it waited to start")
+PROPAGATION = (RELATION, SPANS)
+
+_installed: dict[str, Plugin] = {}
+
+
+class Plugin:
+    """What the agent does to one library: interceptors at targets, and the options that change them.
+
+    `name` is the plugin's name in the configuration, in kebab-case. `requires` names the distribution and the versions
+    that the targets were written for, as in pyproject.toml (`"aiohttp>=3.9,<4"`); leave it out for the standard
+    library. `settings` holds the value of each option while the plugin is installed, the defaults otherwise.
+    """
+
+    def __init__(self, name: str, *, options: Sequence[Option] = (), requires: str | None = None) -> None:
+        self.name = name
+        self.options = tuple(options)
+        self.requires = requires
+        self.settings: dict[str, Any] = {option.name: option.default for option in self.options}
+        self.patches: list[Patch] = []
+        self._optional: set[str] = set()
+
+    def intercept(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
+        """Put the decorated function around the function at `target`, `"module:Class.attribute"`.
+
+        The interceptor is called with `(wrapped, instance, args, kwargs)`: it calls `wrapped(*args, **kwargs)` and
+        returns what that returns. `wrapped` is bound already; `instance` is None for a function. Around a coroutine
+        function it is a coroutine function itself and awaits `wrapped(...)`. What it raises of its own is contained.
+        An `optional` target may be missing in some versions of the library.
+        """
+        return self._patch(target, "around", optional)
+
+    def before(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
+        """Call the decorated function with `(instance, args, kwargs)` before the function at `target`.
+
+        The lighter kind of interceptor: to capture a snapshot, or to change the arguments. It returns None to leave
+        these alone, or the `(args, kwargs)` to go on with.
+        """
+        return self._patch(target, "before", optional)
+
+    def _patch(self, target: str, kind: str, optional: bool) -> Callable[[F], F]:
+        def register(interceptor: F) -> F:
+            self.patches.append(Patch(target, interceptor, kind))
+            if optional:
+                self._optional.add(target)
+            return interceptor
+
+        return register
+
+    @property
+    def installed(self) -> bool:
+        """Whether the interceptors are in, or go in as soon as their modules arrive."""
+        return _installed.get(self.name) is self
+
+    def install(self, settings: Mapping[str, Any] | None = None) -> None:
+        """Put all interceptors in, now or when their modules are imported; twice is once.
+
+        Raises:
+            ValueError: another plugin of this name is installed.
+        """
+        if self.installed:
+            return
+        if self.name in _installed:
+            raise ValueError(f"a plugin named {self.name!r} is installed already")
+        self.settings.update(settings or {})
+        _installed[self.name] = self
+        for module in dict.fromkeys(patch.module for patch in self.patches):
+            _imports.when_imported(module, self._module_arrived)
+
+    def uninstall(self) -> None:
+        """Restore every patched object to the very object it was, and every setting to its default."""
+        if not self.installed:
+            return
+        del _installed[self.name]
+        for patch in reversed(self.patches):
+            _imports.forget(patch.module, self._module_arrived)
+            patch.uninstall()
+        self.settings.update({option.name: option.default for option in self.options})
+
+    def _module_arrived(self, module: ModuleType) -> None:
+        for patch in self.patches:
+            if patch.module != module.__name__:
+                continue
+            try:
+                patch.install(module)
+            except TargetNotFoundError as error:
+                if patch.target not in self._optional:
+                    contain(f"plugin {self.name}: {patch.target}", error)
+            except Exception as error:
+                contain(f"plugin {self.name}: {patch.target}", error)
+
+    def resume(self, snapshot: ContextSnapshot | None, function: object = None) -> AbstractContextManager[Hop]:
+        """Return a context manager inside which a piece of work runs that was submitted with `snapshot`.
+
+        The option `relation` says what the work is to its submitter, the option `spans` whether it gets a span, named
+        after `function`, the callable that the program submitted. Without a snapshot the work runs in an empty context,
+        whatever the worker or the work before it left behind.
+        """
+        settings = self.settings
+        if settings.get("relation") == "none":
+            snapshot = None
+        if settings.get("spans") or (snapshot and settings.get("relation") == "link"):
+            return Hop(snapshot, self.name, function, linked=settings.get("relation") == "link")
+        if snapshot is None and not current_context():
+            return NOTHING
+        return Hop(snapshot)
+
+
+def is_installed(name: str) -> bool:
+    """Return whether the plugin of that name is installed: for a plugin whose work another one does already."""
+    return name in _installed
+
+
+class Inbox:
+    """A worker's queue of items that bring their own context: each `get` leaves the last item's and enters the next's.
+
+    For a library's worker loop that takes an item, calls a function and comes back for the next one, in one frame:
+    there is nothing to intercept between, and a wrapper around the callable would be seen by it. `snapshot_of(item)`
+    returns the item's snapshot or None. All else of the queue is the queue's own.
+    """
+
+    def __init__(
+        self,
+        queue: Any,
+        plugin: Plugin,
+        snapshot_of: Callable[[Any], ContextSnapshot | None],
+        function_of: Callable[[Any], object],
+    ) -> None:
+        self._queue = queue
+        self._plugin = plugin
+        self._snapshot_of = snapshot_of
+        self._function_of = function_of
+        self._hop: AbstractContextManager[Hop] = NOTHING
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the next item and enter its context."""
+        self.leave()
+        item = self._queue.get(*args, **kwargs)
+        try:
+            if item is not None:
+                hop = self._plugin.resume(self._snapshot_of(item), self._function_of(item))
+                hop.__enter__()
+                self._hop = hop
+        except Exception as error:
+            contain(f"plugin {self._plugin.name}: an item's context", error)
+        return item
+
+    def leave(self) -> None:
+        """Leave the last item's context."""
+        hop, self._hop = self._hop, NOTHING
+        try:
+            hop.__exit__(None, None, None)
+        except Exception as error:
+            contain(f"plugin {self._plugin.name}: an item's context", error)

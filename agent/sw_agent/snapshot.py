@@ -1,0 +1,208 @@
+"""`ContextSnapshot`: OpenTelemetry's context, captured where work is submitted and restored where it runs.
+
+OpenTelemetry keeps its context (the current span and the baggage) in one `contextvars` entry, so a snapshot is one read
+of that entry and restoring it two writes. No other context variable travels: they are the program's own. Nothing here
+imports OpenTelemetry: as long as the program has not, no span can be active.
+"""
+
+from __future__ import annotations
+
+import sys
+from time import time_ns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import ContextVar, Token
+    from types import ModuleType, TracebackType
+    from typing import Any, ParamSpec, TypeVar
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
+_current: ContextVar[Context] | None = None
+restores_out_of_order = 0
+
+
+class ContextSnapshot:
+    """The context of one moment, to be restored later in another thread, task or process.
+
+    Made by `capture()`. `taken_at` is that moment, in nanoseconds since the epoch. A snapshot of a moment without span
+    and baggage is empty, and falsy. It can be pickled: it travels as a `ContextCarrier` does, so that an item on its
+    way to another process brings its context along.
+    """
+
+    __slots__ = ("__weakref__", "context", "taken_at")
+
+    def __init__(self, context: Context | None = None) -> None:
+        self.context = context
+        self.taken_at = time_ns()
+
+    def __bool__(self) -> bool:
+        return bool(self.context)
+
+    def __repr__(self) -> str:
+        return f"<ContextSnapshot of {len(self.context)} entries>" if self.context else "<ContextSnapshot, empty>"
+
+    def __reduce__(self) -> tuple[Callable[..., ContextSnapshot], tuple[Any, ...]]:
+        from .carrier import ContextCarrier
+
+        return _unpickle, (dict(ContextCarrier.inject_w3c(self)), self.taken_at)
+
+    def restore(self) -> Restored:
+        """Return a context manager inside which this snapshot's context is the current one."""
+        return Restored(self.context)
+
+    def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` in this snapshot's context and return what it returns."""
+        with Restored(self.context):
+            return function(*args, **kwargs)
+
+    def wrap(self, function: Callable[P, T], /) -> Callable[P, T]:
+        """Return a callable that runs `function` in this snapshot's context, for interfaces that take a callable.
+
+        It has the name and the attributes of `function`, equals it, and can be pickled where `function` can.
+        """
+        return InSnapshot(function, self)
+
+    def link(self) -> Link | None:
+        """Return a link to the span that was current, or None: for work that follows from it in a trace of its own."""
+        if not self.context:
+            return None
+        from opentelemetry.trace import Link, get_current_span
+
+        span_context = get_current_span(self.context).get_span_context()
+        return Link(span_context) if span_context.is_valid else None
+
+
+class Restored:
+    """The context manager behind `ContextSnapshot.restore`: enters a context, and leaves the one before it behind.
+
+    Leaving never raises. Where it is left in another task or thread than it was entered in, or after a context that was
+    entered later, the current context stays as it is if somebody else's, and is put right if it is this one's.
+    """
+
+    __slots__ = ("_before", "_context", "_token")
+
+    def __init__(self, context: Context | None) -> None:
+        self._context = context
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> None:
+        current = _bound()
+        if current is None:
+            return
+        self._before = current.get()
+        if not self._context:
+            if not self._before:
+                return
+            self._context = type(self._before)()
+        self._token = current.set(self._context)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        token, self._token = self._token, None
+        if token is None or _current is None:
+            return
+        try:
+            _current.reset(token)
+        except (ValueError, RuntimeError):  # another task's or thread's token
+            global restores_out_of_order
+            restores_out_of_order += 1
+            if _current.get() is self._context:
+                _current.set(self._before)
+
+
+class InSnapshot:
+    """A callable that runs another one in a snapshot's context, and is taken for it wherever that is possible."""
+
+    __slots__ = ("__weakref__", "__wrapped__", "_snapshot")
+
+    def __init__(self, function: Callable[..., Any], snapshot: ContextSnapshot) -> None:
+        self.__wrapped__ = function
+        self._snapshot = snapshot
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._snapshot.run(self.__wrapped__, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":  # not set yet: a copy under construction
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.__wrapped__ == (other.__wrapped__ if isinstance(other, InSnapshot) else other))
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
+
+    def __reduce__(self) -> tuple[type[InSnapshot], tuple[Any, ContextSnapshot]]:
+        return InSnapshot, (self.__wrapped__, self._snapshot)
+
+
+EMPTY = ContextSnapshot()
+
+
+def capture() -> ContextSnapshot:
+    """Take a snapshot of the current context: what is current here can be restored wherever the work goes on."""
+    current = _bound()
+    return ContextSnapshot(current.get() if current is not None else None)
+
+
+def capture_if_active() -> ContextSnapshot | None:
+    """Take a snapshot where a span or baggage is current, else return None at the cost of one check."""
+    if _current is None:
+        return None
+    context = _current.get()
+    return ContextSnapshot(context) if context else None
+
+
+def current_context() -> Context | None:
+    """Return OpenTelemetry's current context, or None while nothing has loaded OpenTelemetry."""
+    return _current.get() if _current is not None else None
+
+
+def set_current_context(context: Context) -> None:
+    """Make `context` the current one from here on: for the start of a process, where there is nothing to go back to."""
+    current = _bound()
+    if current is not None:
+        current.set(context)
+
+
+def bind(module: ModuleType) -> None:
+    """Find the context variable of `opentelemetry.context`; called when the program has loaded that module."""
+    global _current
+    runtime = module._RUNTIME_CONTEXT
+    _current = getattr(runtime, "_current_context", None) or _OfAnotherRuntime(runtime)
+
+
+def _bound() -> ContextVar[Context] | None:
+    if _current is None and (module := sys.modules.get("opentelemetry.context")) is not None:
+        if not hasattr(module, "_RUNTIME_CONTEXT"):
+            return None  # its import has only begun
+        bind(module)
+    return _current
+
+
+def _unpickle(carrier: dict[str, str], taken_at: int) -> ContextSnapshot:
+    from .carrier import ContextCarrier
+
+    snapshot = ContextCarrier(carrier).extract_w3c()
+    snapshot.taken_at = taken_at
+    return snapshot
+
+
+class _OfAnotherRuntime:
+    """A runtime context that OTEL_PYTHON_CONTEXT chose, with the three methods of a `ContextVar` that are used here."""
+
+    def __init__(self, runtime: Any) -> None:
+        self.get = runtime.get_current
+        self.set = runtime.attach
+        self.reset = runtime.detach

@@ -1,0 +1,5 @@
+"""Not written yet."""
+
+from sw_agent.plugin import Plugin
+
+plugin = Plugin("multiprocessing")
