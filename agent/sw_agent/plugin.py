@@ -20,12 +20,12 @@ from . import _imports
 from ._containment import contain
 from ._hop import NOTHING, Hop
 from ._patching import Patch, TargetNotFoundError
-from .snapshot import EMPTY, ContextSnapshot, Restored, capture_if_active, current_context
+from ._worker import Inbox, Outbox
+from .snapshot import EMPTY, ContextSnapshot, capture_if_active, current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
     from types import ModuleType
     from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ __all__ = [
     "ContextSnapshot",
     "Inbox",
     "Option",
+    "Outbox",
     "Plugin",
     "capture_if_active",
     "is_installed",
@@ -165,7 +166,7 @@ class Plugin:
             except Exception as error:
                 contain(f"plugin {self.name}: {patch.target}", error)
 
-    def resume(self, snapshot: ContextSnapshot | None, function: object = None) -> AbstractContextManager[Hop]:
+    def resume(self, snapshot: ContextSnapshot | None, function: object = None) -> Hop:
         """Return a context manager inside which a piece of work runs that was submitted with `snapshot`.
 
         The option `relation` says what the work is to its submitter, the option `spans` whether it gets a span, named
@@ -185,49 +186,3 @@ class Plugin:
 def is_installed(name: str) -> bool:
     """Return whether the plugin of that name is installed: for a plugin whose work another one does already."""
     return name in _installed
-
-
-class Inbox:
-    """A worker's queue of items that bring their own context: each `get` leaves the last item's and enters the next's.
-
-    For a library's worker loop that takes an item, calls a function and comes back for the next one, in one frame:
-    there is nothing to intercept between, and a wrapper around the callable would be seen by it. `snapshot_of(item)`
-    returns the item's snapshot or None. All else of the queue is the queue's own.
-    """
-
-    def __init__(
-        self,
-        queue: Any,
-        plugin: Plugin,
-        snapshot_of: Callable[[Any], ContextSnapshot | None],
-        function_of: Callable[[Any], object],
-    ) -> None:
-        self._queue = queue
-        self._plugin = plugin
-        self._snapshot_of = snapshot_of
-        self._function_of = function_of
-        self._hop: AbstractContextManager[Hop] = NOTHING
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._queue, name)
-
-    def get(self, *args: Any, **kwargs: Any) -> Any:
-        """Take the next item and enter its context."""
-        self.leave()
-        item = self._queue.get(*args, **kwargs)
-        try:
-            if item is not None:
-                hop = self._plugin.resume(self._snapshot_of(item), self._function_of(item))
-                hop.__enter__()
-                self._hop = hop
-        except Exception as error:
-            contain(f"plugin {self._plugin.name}: an item's context", error)
-        return item
-
-    def leave(self) -> None:
-        """Leave the last item's context."""
-        hop, self._hop = self._hop, NOTHING
-        try:
-            hop.__exit__(None, None, None)
-        except Exception as error:
-            contain(f"plugin {self._plugin.name}: an item's context", error)
