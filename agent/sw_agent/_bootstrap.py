@@ -53,6 +53,11 @@ def start(environ: Mapping[str, str] = os.environ) -> None:
         _provider.start_program_span()
 
 
+def is_running() -> bool:
+    """Return whether the agent was started in this process, and is on."""
+    return config is not None and config.enabled
+
+
 def _switched_off(environ: Mapping[str, str]) -> bool:
     return (
         environ.get("SW_AGENT_ENABLED", "").strip().lower() in ("false", "0", "no", "off")

@@ -64,14 +64,8 @@ class Hop:
 
     def fail(self, error: BaseException) -> None:
         """Say that the work failed, where the library caught the exception; a cancellation is no failure."""
-        if self.span is None or not isinstance(error, Exception) or type(error).__name__ == "CancelledError":
-            return
-        from opentelemetry.trace import StatusCode
-
-        kind = type(error)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        self.span.set_attribute("error.type", name)
-        self.span.set_status(StatusCode.ERROR, f"{kind.__name__}: {error}")
+        if self.span is not None:
+            mark_failed(self.span, error)
 
     def _start_span(self, context: Context | None) -> Context:
         from opentelemetry.context import Context
@@ -108,8 +102,21 @@ class _Nothing(Hop):
 NOTHING = _Nothing(None)
 
 
+def mark_failed(span: Span, error: BaseException) -> None:
+    """Give a span the status ERROR and the type of the exception; a cancellation or the end of a program is none."""
+    if not isinstance(error, Exception) or type(error).__name__ == "CancelledError":
+        return
+    from opentelemetry.trace import StatusCode
+
+    kind = type(error)
+    span.set_attribute(
+        "error.type", kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    span.set_status(StatusCode.ERROR, f"{kind.__name__}: {error}")
+
+
 def function_name(function: object) -> tuple[str, str]:
-    """Return module and qualified name of the function behind a callable: of a partial, a method, an instance's class."""
+    """Return module and qualified name of the function behind a callable; for any other object those of its class."""
     try:
         while not hasattr(function, "__qualname__") and hasattr(function, "func"):
             function = function.func
