@@ -1,0 +1,56 @@
+# `make demo` and `make test` need Python 3.10 or newer and nothing else; all that they install goes into .venv here.
+
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: help demo test lint format bench clean
+
+help:
+	@echo "make demo        run examples/quickstart under the agent and show its trace"
+	@echo "make test        run all tests with $(PYTHON)"
+	@echo "make test-3.12   run all tests with another Python (3.10 to 3.13), if it is installed"
+	@echo "make lint        ruff and mypy"
+	@echo "make format      let ruff format the code"
+	@echo "make bench       measure what the agent costs"
+	@echo "make clean       remove what was installed here"
+
+demo: $(VENV)/.installed
+	@$(BIN)/sw-python run --show --service quickstart examples/quickstart/report.py
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Another interpreter: python3.12 of the PATH if it runs, else pyenv's.
+test-%:
+	@python=$$(sh .ci/find-python $*) && $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$*
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv .venv-3.*
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "sw-python needs Python 3.10 or newer; $(PYTHON) is older. Say which: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
