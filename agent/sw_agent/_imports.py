@@ -76,7 +76,7 @@ _finder = _Finder()
 
 def _watch() -> None:
     if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _finder)
 
 
 def _notify_after_execution(loader: object, name: str) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     # (wrapped, instance, args, kwargs) -> result
     Around: TypeAlias = Callable[[Function, Any, tuple[Any, ...], dict[str, Any]], Any]
     # (instance, args, kwargs) -> None, or the (args, kwargs) to go on with
-    Before: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], "tuple[tuple[Any, ...], dict[str, Any]] | None"]
+    Before: TypeAlias = Callable[
+        [Any, tuple[Any, ...], dict[str, Any]], "tuple[tuple[Any, ...], dict[str, Any]] | None"
+    ]
 
 _ABSENT = object()
 _COROUTINE = 0x80  # inspect.CO_COROUTINE
@@ -57,14 +59,14 @@ class Patch:
         if self._replacement is not None and raw is self._replacement:
             return
         found = getattr(owner, name) if raw is _ABSENT else raw
-        function = found.__func__ if isinstance(found, staticmethod | classmethod) else found
+        function = _function_of(found)
         if not callable(function):
             raise TypeError(f"{self.target} is no function")
         if getattr(function, "__sw_interceptor__", None) is self._interceptor:
             # The name was bound, by `from … import`, to a function where this interceptor already is.
             function = raw = function.__wrapped__
         bound = isinstance(owner, type) and not isinstance(found, staticmethod)
-        replacement = _KINDS[self._kind](self.target, function, self._interceptor, bound)
+        replacement: Any = _KINDS[self._kind](self.target, function, self._interceptor, bound)
         _dress(replacement, function, self._interceptor)
         if isinstance(found, staticmethod | classmethod):
             replacement = type(found)(replacement)
@@ -78,8 +80,7 @@ class Patch:
             return
         self._owner = self._replacement = None
         if vars(owner).get(self._name) is not replacement:
-            function = replacement.__func__ if isinstance(replacement, staticmethod | classmethod) else replacement
-            function.__sw_stop__()
+            _function_of(replacement).__sw_stop__()
         elif self._original is _ABSENT:
             delattr(owner, self._name)
         else:
@@ -93,6 +94,10 @@ class Patch:
         if owner is _ABSENT or getattr(owner, name, _ABSENT) is _ABSENT:
             raise TargetNotFoundError(f"{self.target} does not exist")
         return owner, name
+
+
+def _function_of(attribute: Any) -> Any:
+    return attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
 
 
 def _before(target: str, original: Function, interceptor: Before, bound: bool) -> Function:

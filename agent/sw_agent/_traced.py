@@ -35,7 +35,7 @@ class Traced:
 
         self.function = function
         self._tracer = tracer
-        self._name: str = name or getattr(function, "__qualname__", type(function).__qualname__)
+        self._name = name or str(getattr(function, "__qualname__", type(function).__qualname__))
         self._fields = dict(fields or {})
         self._links = links
         try:

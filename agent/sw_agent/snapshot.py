@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     T = TypeVar("T")
 
-_current: ContextVar[Context] | None = None
+_current: ContextVar[Context] | _OfAnotherRuntime | None = None
 restores_out_of_order = 0
 
 
@@ -183,7 +183,7 @@ def bind(module: ModuleType) -> None:
     _current = getattr(runtime, "_current_context", None) or _OfAnotherRuntime(runtime)
 
 
-def _bound() -> ContextVar[Context] | None:
+def _bound() -> ContextVar[Context] | _OfAnotherRuntime | None:
     if _current is None and (module := sys.modules.get("opentelemetry.context")) is not None:
         if not hasattr(module, "_RUNTIME_CONTEXT"):
             return None  # its import has only begun
