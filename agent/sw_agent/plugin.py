@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from . import _imports
 from ._containment import contain
-from ._hop import NOTHING, Hop
+from ._hop import NOTHING, Hop, SpanHop
 from ._patching import Patch, TargetNotFoundError
 from ._worker import Inbox, Outbox
 from .snapshot import EMPTY, ContextSnapshot, capture_if_active, current_context
@@ -42,7 +42,10 @@ __all__ = [
     "Outbox",
     "Plugin",
     "capture_if_active",
+    "child_ending",
+    "child_started",
     "is_installed",
+    "service_name",
 ]
 
 
@@ -174,15 +177,43 @@ class Plugin:
         whatever the worker or the work before it left behind.
         """
         settings = self.settings
-        if settings.get("relation") == "none":
+        relation = settings.get("relation")
+        if relation == "none":
             snapshot = None
-        if settings.get("spans") or (snapshot and settings.get("relation") == "link"):
-            return Hop(snapshot, self.name, function, linked=settings.get("relation") == "link")
-        if snapshot is None and not current_context():
-            return NOTHING
-        return Hop(snapshot)
+        if settings.get("spans") or (relation == "link" and snapshot):
+            return SpanHop(snapshot, self.name, function, relation == "link")
+        if snapshot is not None:
+            return Hop(snapshot.context)
+        return Hop(None) if current_context() else NOTHING
 
 
 def is_installed(name: str) -> bool:
     """Return whether the plugin of that name is installed: for a plugin whose work another one does already."""
     return name in _installed
+
+
+def child_started() -> None:
+    """Say that a plugin has begun to run a child process that will not end as an interpreter does, by `os._exit`."""
+    try:
+        from . import _lifecycle
+
+        _lifecycle.child_started()
+    except Exception as error:
+        contain("the begin of a child process", error)
+
+
+def child_ending() -> None:
+    """Say that the work of such a child process is done: what it has recorded leaves before this returns."""
+    try:
+        from . import _lifecycle
+
+        _lifecycle.child_ending()
+    except Exception as error:
+        contain("the end of a child process", error)
+
+
+def service_name() -> str:
+    """Return the name of the service that this process is, empty where no agent runs."""
+    from . import _bootstrap
+
+    return _bootstrap.config.name if _bootstrap.config is not None else ""

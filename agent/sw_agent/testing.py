@@ -56,6 +56,7 @@ class RecordedSpans:
 @contextmanager
 def recorded_spans() -> Iterator[RecordedSpans]:
     """Record the spans that end in this process, whoever makes them."""
+    _imports.when_imported("opentelemetry.context", snapshot.bind)
     from opentelemetry import trace
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
@@ -81,7 +82,6 @@ def recorded_spans() -> Iterator[RecordedSpans]:
 @contextmanager
 def installed(plugin: Plugin, **settings: object) -> Iterator[RecordedSpans]:
     """Install the plugin with these settings, record the spans that end, and uninstall it again."""
-    _imports.when_imported("opentelemetry.context", snapshot.bind)
     with recorded_spans() as recorded:
         plugin.install(settings)
         try:

@@ -44,7 +44,9 @@ plugin = Plugin(
     "multiprocessing",
     options=[
         *PROPAGATION,
-        Option("detached", [], "processes that belong to nobody: dotted names of their target, their class or its module"),
+        Option(
+            "detached", [], "processes that belong to nobody: dotted names of their target, their class or its module"
+        ),
     ],
 )
 
@@ -123,7 +125,7 @@ class Job(int):
     snapshot: ContextSnapshot
     received = False
 
-    def __new__(cls, number: int, snapshot: ContextSnapshot) -> Job:
+    def __new__(cls, number: int, snapshot: ContextSnapshot) -> Job:  # noqa: D102
         job = super().__new__(cls, number)
         job.snapshot = snapshot
         return job
@@ -140,9 +142,7 @@ def _received_job(number: int, snapshot: ContextSnapshot) -> Job:
 
 @plugin.intercept("multiprocessing.pool:MapResult.__init__")
 @plugin.intercept("multiprocessing.pool:ApplyResult.__init__")
-def capture_at_submit(
-    wrapped: Callable[..., Any], result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def capture_at_submit(wrapped: Callable[..., Any], result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Let `apply` and `map` take the job's number, for their tasks, from a result where it is a `Job`."""
     wrapped(*args, **kwargs)
     if type(result._job) is int:
@@ -181,7 +181,7 @@ def _capture() -> ContextSnapshot | None:
 @plugin.intercept("multiprocessing.pool:ApplyResult._set")
 def call_back_in_context_of_submitter(
     wrapped: Callable[..., Any], result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+) -> Any:
     """Call `callback` and `error_callback` in the context where they were registered, and forget it with the last."""
     job = result._job
     if getattr(result, "_number_left", 1) <= 1:

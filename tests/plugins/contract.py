@@ -18,6 +18,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from opentelemetry import baggage, context, trace
@@ -266,6 +267,87 @@ for _start_method in ("fork", "spawn", "forkserver"):
         process=_start_method,
         reuses_worker=True,
     )(functools.partial(_process_pool, _start_method))
+
+
+# multiprocessing
+
+
+def _pool(start_method: str) -> Any:
+    return ThreadPool(1) if start_method == "threads" else multiprocessing.get_context(start_method).Pool(1)
+
+
+def _pool_apply_async(start_method: str) -> Iterator[Submit]:
+    with _pool(start_method) as pool:
+        yield lambda function, *args: pool.apply_async(function, args).get
+
+
+def _pool_starmap_async(start_method: str) -> Iterator[Submit]:
+    with _pool(start_method) as pool:
+
+        def submit(function: Callable[..., Any], *args: object) -> Callable[[], Any]:
+            result = pool.starmap_async(call, [(function, args)])
+            return lambda: result.get()[0]
+
+        yield submit
+
+
+def _pool_imap(start_method: str) -> Iterator[Submit]:
+    with _pool(start_method) as pool:
+        yield lambda function, *args: functools.partial(next, pool.imap(functools.partial(call, function), [args]))
+
+
+def _process(start_method: str) -> Iterator[Submit]:
+    context_of_method: Any = multiprocessing.get_context(start_method)
+
+    def submit(function: Callable[..., Any], *args: object) -> Callable[[], Any]:
+        receiving, sending = context_of_method.Pipe(duplex=False)
+        process = context_of_method.Process(target=SentOutcome(function, sending), args=args)
+        process.start()
+        sending.close()
+
+        def wait() -> Any:
+            try:
+                result, error = receiving.recv()
+            finally:
+                process.join(60)
+            if error is not None:
+                raise error
+            return result
+
+        return wait
+
+    yield submit
+
+
+for _start_method in ("fork", "spawn", "forkserver", "threads"):
+    _pools = {"apply_async": _pool_apply_async, "starmap_async": _pool_starmap_async, "imap": _pool_imap}
+    _process_method = None if _start_method == "threads" else _start_method
+    for _name, _opened in _pools.items():
+        mechanism(
+            f"multiprocessing pool of {_start_method}, {_name}",
+            "multiprocessing",
+            "threading",
+            process=_process_method,
+            reuses_worker=True,
+        )(functools.partial(_opened, _start_method))
+    if _process_method:
+        mechanism(f"multiprocessing.Process, {_start_method}", "multiprocessing", process=_process_method)(
+            functools.partial(_process, _start_method)
+        )
+
+
+class SentOutcome:
+    """A function whose result, or error, is sent through a pipe."""
+
+    def __init__(self, function: Callable[..., Any], sending: Any) -> None:
+        self._function = function
+        self._sending = sending
+
+    def __call__(self, *args: object) -> None:
+        try:
+            self._sending.send((self._function(*args), None))
+        except Exception as error:
+            self._sending.send((None, error))
 
 
 # What is sent that way
