@@ -1,2 +1,197 @@
-from opentelemetry import trace
-def get_tracer(scope): return trace.get_tracer(scope)
+"""The tracer provider: an SDK's, made with the first need, and handed over when the program brings its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import _ids, _imports, _lifecycle
+from ._containment import contain
+from ._patching import Patch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
+
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+    from ._config import Config
+
+_config: Config | None = None
+_ours: TracerProvider | None = None
+_sampler: Any = None
+_fed: list[Any] = []  # the providers that have the pipeline
+_tracers: dict[str, tuple[object, Tracer]] = {}
+_broken = False
+
+
+def configure(config: Config) -> None:
+    """Say how the provider shall be made when it is needed."""
+    global _config
+    _config = config
+    # Who imports the SDK first is at its beginning when `opentelemetry.trace` arrives; the provider waits for its end.
+    _imports.when_imported("opentelemetry.sdk.trace", _sdk_arrived)
+    _lifecycle.when_forked(_in_child)
+
+
+def opentelemetry_arrived(module: ModuleType) -> None:
+    """Make the provider: `opentelemetry.trace` has been imported."""
+    _set_tracer_provider.install(module)
+    if not _is_being_imported("opentelemetry.sdk.trace"):
+        _provide(module)
+
+
+def get_tracer(scope: str) -> Tracer:
+    """Return the tracer of that name from the global provider, which is made if need be.
+
+    Where no agent is configured it is the API's tracer, and records nothing.
+    """
+    from opentelemetry import trace
+
+    if _config is not None and trace._TRACER_PROVIDER is None:
+        _provide(trace)
+    known = _tracers.get(scope)
+    if known is not None and known[0] is trace._TRACER_PROVIDER:
+        return known[1]
+    tracer = trace.get_tracer(scope)
+    _tracers[scope] = (trace._TRACER_PROVIDER, tracer)
+    return tracer
+
+
+def start_program_span() -> None:
+    """Put what follows under one root span named after the command."""
+    from . import _program_span
+
+    assert _config is not None
+    try:
+        _program_span.start(_config)
+    except Exception as error:
+        contain("the program's span", error)
+
+
+def _sdk_arrived(_module: ModuleType) -> None:
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None and not _is_being_imported("opentelemetry.trace"):
+        _provide(trace)
+
+
+def _provide(trace: Any) -> None:
+    """Make the agent's provider the global one, unless the program has its own, or has named one in the environment.
+
+    The API's `Once` is left unused: the program's own `set_tracer_provider` finds it as if nothing had been set.
+    """
+    global _ours, _broken
+    if _config is None or _broken:
+        return
+    if trace._TRACER_PROVIDER is not None:
+        _adopt(trace._TRACER_PROVIDER)
+        return
+    if "OTEL_PYTHON_TRACER_PROVIDER" in os.environ:
+        return
+    try:
+        if _ours is None:
+            _ours = _make(_config)
+        trace._TRACER_PROVIDER = _ours
+    except Exception as error:
+        _broken = True
+        contain("making the tracer provider", error)
+
+
+def _make(config: Config) -> TracerProvider:
+    global _sampler
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from ._resource import describe
+    from ._sampling import TraceSampler, link_to_stale_parent
+
+    _sampler = TraceSampler(config.ratio, config.per_3_seconds)
+    provider = TracerProvider(
+        sampler=_sampler,
+        resource=describe(config),
+        shutdown_on_exit=False,
+        id_generator=_ids.IdGenerator(),  # type: ignore[arg-type]
+    )
+    _feed(provider)
+    if config.stale_parent_after > 0:
+        Patch(
+            "opentelemetry.sdk.trace:Tracer.start_span", link_to_stale_parent(config.stale_parent_after), "before"
+        ).install(sys.modules["opentelemetry.sdk.trace"])
+    _lifecycle.flush_on_sigterm()
+    return provider
+
+
+def _feed(provider: Any) -> None:
+    """Give the provider the agent's pipeline, once."""
+    if _lifecycle.pipeline is not None and not any(fed is provider for fed in _fed):
+        _fed.append(provider)
+        provider.add_span_processor(_lifecycle.pipeline)
+
+
+# The program's own provider
+
+
+def _after_set_tracer_provider(
+    wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    wrapped(*args, **kwargs)
+    _adopt(sys.modules["opentelemetry.trace"]._TRACER_PROVIDER)
+
+
+_set_tracer_provider = Patch("opentelemetry.trace:_set_tracer_provider", _after_set_tracer_provider, "around")
+
+
+def _adopt(provider: Any) -> None:
+    """Let the program's provider feed the pipeline too, and give it the tracers that the agent's has handed out.
+
+    One that is no SDK provider is left alone; then the tracers from before go on as they were.
+    """
+    if provider is None or provider is _ours or not hasattr(provider, "add_span_processor"):
+        return
+    _feed(provider)
+    if _ours is None or not hasattr(provider, "_active_span_processor"):
+        return
+    for tracer in list(_ours._tracers.values()):
+        tracer.sampler = provider.sampler
+        tracer.resource = provider.resource
+        tracer.id_generator = provider.id_generator
+        tracer.span_processor = provider._active_span_processor
+        tracer._span_limits = provider._span_limits
+
+
+# A forked process
+
+
+def _in_child() -> None:
+    _ids.reseed()
+    if _config is None or _ours is None:
+        return
+    from ._resource import describe
+
+    if _sampler is not None:
+        _sampler.renew_lock()
+    resource = describe(_config)
+    handed_over = _ours._active_span_processor
+    _ours._resource = resource
+    for tracer in list(_ours._tracers.values()):
+        if tracer.span_processor is handed_over:
+            tracer.resource = resource
+    _hang_children_under_inherited_span()
+
+
+def _hang_children_under_inherited_span() -> None:
+    """Put in place of the inherited current span, which is its parent process's to end, one that does not record."""
+    from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_context
+
+    from .snapshot import current_context, set_current_context
+
+    span = get_current_span()
+    if span.is_recording():
+        set_current_context(set_span_in_context(NonRecordingSpan(span.get_span_context()), current_context()))
+
+
+def _is_being_imported(name: str) -> bool:
+    module = sys.modules.get(name)
+    return module is not None and bool(getattr(getattr(module, "__spec__", None), "_initializing", False))

@@ -1,0 +1,150 @@
+"""What the life of the process asks of the pipeline: to stand aside for a fork, to begin anew in a child, to end."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ._containment import contain
+from .export.pipeline import Pipeline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from ._config import Config
+
+FORK_WAIT = 0.1  # seconds that a fork may wait for the worker to end
+
+pipeline: Pipeline | None = None
+_config: Config | None = None
+_paused = False
+_when_forked: list[Callable[[], None]] = []
+_before_end: list[Callable[[BaseException | None], None]] = []
+
+
+def start(config: Config) -> None:
+    """Make the pipeline, and be told when the process forks and when it ends; called once, before the program runs.
+
+    `atexit` calls last who registered first: what the program does in its own exit functions is traced.
+    """
+    global pipeline, _config
+    if pipeline is not None:
+        return
+    import atexit
+
+    _config = config
+    pipeline = Pipeline(config)
+    atexit.register(_at_exit)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+def when_forked(callback: Callable[[], None]) -> None:
+    """Call `callback()` in every forked child, before the program goes on there."""
+    _when_forked.append(callback)
+
+
+def before_end(callback: Callable[[BaseException | None], None]) -> None:
+    """Call `callback(error)` before the last flush, with the exception that the program ended by, if one did."""
+    _before_end.append(callback)
+
+
+def flush(timeout: float | None = None) -> bool:
+    """Send what has ended, from any thread; return whether all of it left within `timeout` (default: exit_timeout) seconds."""
+    if pipeline is None or _config is None:
+        return True
+    return pipeline.flush(_config.exit_timeout if timeout is None else timeout)
+
+
+# The ends of a process
+
+
+def _at_exit() -> None:
+    _end(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None))
+
+
+def _end(error: BaseException | None) -> None:
+    """End the pipeline, once or again; nothing is raised, also when the user's Ctrl-C comes in between."""
+    if pipeline is None or _config is None:
+        return
+    try:
+        for callback in _before_end:
+            callback(error)
+        pipeline.end(_config.exit_timeout)
+    except KeyboardInterrupt:
+        pass  # whoever presses Ctrl-C again does not want to wait for spans
+    except Exception as failure:
+        contain("ending the pipeline", failure)
+
+
+def child_started() -> None:
+    """Tell that a child process hosted by `multiprocessing` begins: it may be ended by SIGTERM at any time."""
+    flush_on_sigterm()
+
+
+def child_ending() -> None:
+    """Tell that such a child is about to leave by `os._exit`, which calls no exit functions."""
+    _end(None)
+
+
+# SIGTERM
+
+
+def flush_on_sigterm() -> None:
+    """Flush before SIGTERM kills, where its disposition is the default and this is the main thread.
+
+    A handler of the program's own, there already or put there later, is left alone.
+    """
+    import signal
+
+    try:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _on_sigterm)
+    except ValueError:  # not the main thread of the main interpreter: Python allows handlers only there
+        pass
+
+
+def _on_sigterm(number: int, _frame: FrameType | None) -> None:
+    import signal
+
+    if signal.getsignal(number) is not _on_sigterm:
+        return  # called by a handler of the program's, which has taken this one for a predecessor that does something
+    _end(SystemExit("SIGTERM"))
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+# A fork
+
+
+def _before_fork() -> None:
+    global _paused
+    try:
+        _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
+    except Exception as error:
+        contain("before a fork", error)
+
+
+def _in_parent() -> None:
+    global _paused
+    paused, _paused = _paused, False
+    try:
+        if paused and pipeline is not None:
+            pipeline.worker.resume()
+    except Exception as error:
+        contain("after a fork", error)
+
+
+def _in_child() -> None:
+    global _paused
+    _paused = False
+    try:
+        if pipeline is not None:
+            pipeline.worker.reset()
+            pipeline.reset()
+        for callback in _when_forked:
+            callback()
+    except Exception as error:
+        contain("in a forked process", error)

@@ -1,0 +1,89 @@
+"""The program's span: one root over everything that a script or a job does, from bootstrap to its end.
+
+Child processes that run Python become part of the same trace: the span is handed down in the environment variables that
+OpenTelemetry names for it (TRACEPARENT, TRACESTATE, BAGGAGE).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import _lifecycle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from ._config import Config
+
+HANDED_DOWN = "SW_AGENT_PROGRAM_SPAN"  # pid of the process whose span TRACEPARENT names
+CARRIER = ("traceparent", "tracestate", "baggage")
+
+_span: Span | None = None
+
+
+def start(config: Config) -> None:
+    """Start the span, child of the one in TRACEPARENT if there is one, and make it current for the main thread."""
+    global _span
+    if _span is not None or _hosted_by_multiprocessing(sys.orig_argv):
+        return
+    from opentelemetry.trace import set_span_in_context
+
+    from ._provider import get_tracer
+    from .carrier import ContextCarrier
+    from .snapshot import ContextSnapshot, set_current_context
+
+    inherited = ContextCarrier({name: os.environ.get(name.upper(), "") for name in CARRIER}).extract_w3c()
+    name = name_of(sys.orig_argv) or config.command if HANDED_DOWN in os.environ else config.command
+    _span = get_tracer("sw_agent.program").start_span(name, inherited.context)
+    context = set_span_in_context(_span, inherited.context)
+    set_current_context(context)
+    for header, value in ContextCarrier.inject_w3c(ContextSnapshot(context)).items():
+        os.environ[header.upper()] = value
+    os.environ[HANDED_DOWN] = str(os.getpid())
+    _lifecycle.before_end(end)
+    _lifecycle.when_forked(_forget)
+
+
+def end(error: BaseException | None = None) -> None:
+    """End the span; with an error, the exception that ended the program, it has failed."""
+    global _span
+    span, _span = _span, None
+    if span is None:
+        return
+    if error is not None:
+        from opentelemetry.trace import StatusCode
+
+        kind = type(error)
+        span.set_attribute(
+            "error.type",
+            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
+        )
+        span.set_status(StatusCode.ERROR, f"{kind.__name__}: {error}")
+    span.end()
+
+
+def name_of(command_line: list[str]) -> str:
+    """Return what a child process shall be called: its script's name, or `-m module`."""
+    arguments = iter(command_line[1:])
+    for argument in arguments:
+        if argument in ("-m", "-c"):
+            return f"-m {next(arguments, '')}" if argument == "-m" else "-c"
+        if argument in ("-W", "-X"):
+            next(arguments, None)
+        elif not argument.startswith("-"):
+            return os.path.basename(argument)
+    return ""
+
+
+def _hosted_by_multiprocessing(command_line: list[str]) -> bool:
+    """Say whether this is a spawned worker, a fork server or a resource tracker: its context comes with its work."""
+    return "--multiprocessing-fork" in command_line or any(
+        argument.startswith("from multiprocessing.") for argument in command_line
+    )
+
+
+def _forget() -> None:
+    global _span
+    _span = None  # the parent process's to end

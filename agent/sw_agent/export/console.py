@@ -1,0 +1,46 @@
+"""Spans for people who watch: a line on stderr for each, when it ends. stdout is the program's."""
+
+from __future__ import annotations
+
+import sys
+
+from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from .pipeline import Loss
+
+
+class ConsoleOutput:
+    """Writes `trace span<parent duration name key=value …`; one write a batch, so that processes do not mix lines."""
+
+    def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
+        """Write the lines."""
+        stream = sys.__stderr__
+        if stream is not None:
+            text = "".join(f"{line(span)}\n" for span in spans)
+            encoding = stream.encoding or "utf-8"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
+        return []
+
+    def close(self) -> None:
+        """Nothing: the stream is the program's."""
+
+
+def line(span: ReadableSpan) -> str:
+    """Return one span as one line of text."""
+    context = span.context
+    duration_ms = ((span.end_time or 0) - (span.start_time or 0)) / 1e6
+    parent = f"<{format_span_id(span.parent.span_id)}" if span.parent else ""
+    words = [
+        f"{format_trace_id(context.trace_id)} {format_span_id(context.span_id)}{parent} {duration_ms:.3f}ms {span.name!r}"
+    ]
+    if span.status.status_code is StatusCode.ERROR:
+        words.append(f"ERROR({span.status.description or ''})")
+    words += [f"{key}={value!r}" for key, value in (span.attributes or {}).items()]
+    return " ".join(words)
