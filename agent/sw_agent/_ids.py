@@ -1,7 +1,7 @@
 """Trace, span and instance ids from a generator of the agent's own.
 
-Not from `random`: a program that seeds it gets its own sequence, undisturbed, and its seed changes no id. `_random` is the
-C type behind `random.Random`; its methods are atomic.
+Not from `random`: a program that seeds it gets its own sequence, undisturbed, and its seed changes no id. `_random` has
+the C type behind `random.Random`, whose methods are atomic.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from ._containment import contain
 from .export.pipeline import Pipeline
@@ -36,7 +35,7 @@ def start(config: Config) -> None:
 
     _config = config
     pipeline = Pipeline(config)
-    atexit.register(_at_exit)
+    atexit.register(_end)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 
@@ -47,12 +46,15 @@ def when_forked(callback: Callable[[], None]) -> None:
 
 
 def before_end(callback: Callable[[BaseException | None], None]) -> None:
-    """Call `callback(error)` before the last flush, with the exception that the program ended by, if one did."""
+    """Call `callback(error)` before the last flush; `error` says what ended the program where Python does not know."""
     _before_end.append(callback)
 
 
 def flush(timeout: float | None = None) -> bool:
-    """Send what has ended, from any thread; return whether all of it left within `timeout` (default: exit_timeout) seconds."""
+    """Send what has ended, from any thread; return whether all of it left within `timeout` seconds.
+
+    The default is the configured exit_timeout.
+    """
     if pipeline is None or _config is None:
         return True
     return pipeline.flush(_config.exit_timeout if timeout is None else timeout)
@@ -61,11 +63,7 @@ def flush(timeout: float | None = None) -> bool:
 # The ends of a process
 
 
-def _at_exit() -> None:
-    _end(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None))
-
-
-def _end(error: BaseException | None) -> None:
+def _end(error: BaseException | None = None) -> None:
     """End the pipeline, once or again; nothing is raised, also when the user's Ctrl-C comes in between."""
     if pipeline is None or _config is None:
         return
@@ -86,7 +84,7 @@ def child_started() -> None:
 
 def child_ending() -> None:
     """Tell that such a child is about to leave by `os._exit`, which calls no exit functions."""
-    _end(None)
+    _end()
 
 
 # SIGTERM

@@ -13,6 +13,8 @@ from . import _lifecycle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from opentelemetry.trace import Span
 
     from ._config import Config
@@ -46,12 +48,25 @@ def start(config: Config) -> None:
     _lifecycle.when_forked(_forget)
 
 
+def hand_over(provider: Any) -> None:
+    """Let the processors of the program's provider see the span's end too: before its exit function shuts them down.
+
+    `atexit` calls first who registered last, and the provider registered when it was made.
+    """
+    if _span is not None:
+        _span._span_processor = provider._active_span_processor  # type: ignore[attr-defined]
+        import atexit
+
+        atexit.register(end)
+
+
 def end(error: BaseException | None = None) -> None:
-    """End the span; with an error, the exception that ended the program, it has failed."""
+    """End the span. It has failed where the program ended by an exception: `error`, or one that nobody has caught."""
     global _span
     span, _span = _span, None
     if span is None:
         return
+    error = error or getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # last_exc: since 3.12
     if error is not None:
         from opentelemetry.trace import StatusCode
 

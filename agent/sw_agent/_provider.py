@@ -26,6 +26,7 @@ _sampler: Any = None
 _fed: list[Any] = []  # the providers that have the pipeline
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _broken = False
+_start_span: Patch | None = None
 
 
 def configure(config: Config) -> None:
@@ -105,7 +106,7 @@ def _make(config: Config) -> TracerProvider:
     from opentelemetry.sdk.trace import TracerProvider
 
     from ._resource import describe
-    from ._sampling import TraceSampler, link_to_stale_parent
+    from ._sampling import TraceSampler
 
     _sampler = TraceSampler(config.ratio, config.per_3_seconds)
     provider = TracerProvider(
@@ -115,19 +116,28 @@ def _make(config: Config) -> TracerProvider:
         id_generator=_ids.IdGenerator(),  # type: ignore[arg-type]
     )
     _feed(provider)
-    if config.stale_parent_after > 0:
-        Patch(
-            "opentelemetry.sdk.trace:Tracer.start_span", link_to_stale_parent(config.stale_parent_after), "before"
-        ).install(sys.modules["opentelemetry.sdk.trace"])
-    _lifecycle.flush_on_sigterm()
     return provider
 
 
 def _feed(provider: Any) -> None:
     """Give the provider the agent's pipeline, once."""
-    if _lifecycle.pipeline is not None and not any(fed is provider for fed in _fed):
-        _fed.append(provider)
-        provider.add_span_processor(_lifecycle.pipeline)
+    if _lifecycle.pipeline is None or any(fed is provider for fed in _fed):
+        return
+    _fed.append(provider)
+    provider.add_span_processor(_lifecycle.pipeline)
+    _lifecycle.flush_on_sigterm()
+    _watch_for_stale_parents()
+
+
+def _watch_for_stale_parents() -> None:
+    global _start_span
+    sdk = sys.modules.get("opentelemetry.sdk.trace")
+    if _start_span is None and sdk is not None and _config is not None and _config.stale_parent_after > 0:
+        from ._sampling import link_to_stale_parent
+
+        interceptor = link_to_stale_parent(_config.stale_parent_after)
+        _start_span = Patch("opentelemetry.sdk.trace:Tracer.start_span", interceptor, "before")
+        _start_span.install(sdk)
 
 
 # The program's own provider
@@ -159,6 +169,8 @@ def _adopt(provider: Any) -> None:
         tracer.id_generator = provider.id_generator
         tracer.span_processor = provider._active_span_processor
         tracer._span_limits = provider._span_limits
+    if (program_span := sys.modules.get("sw_agent._program_span")) is not None:
+        program_span.hand_over(provider)
 
 
 # A forked process
@@ -166,19 +178,16 @@ def _adopt(provider: Any) -> None:
 
 def _in_child() -> None:
     _ids.reseed()
-    if _config is None or _ours is None:
-        return
-    from ._resource import describe
+    if _config is not None and _ours is not None:
+        from ._resource import describe
 
-    if _sampler is not None:
         _sampler.renew_lock()
-    resource = describe(_config)
-    handed_over = _ours._active_span_processor
-    _ours._resource = resource
-    for tracer in list(_ours._tracers.values()):
-        if tracer.span_processor is handed_over:
-            tracer.resource = resource
-    _hang_children_under_inherited_span()
+        _ours._resource = resource = describe(_config)
+        for tracer in list(_ours._tracers.values()):
+            if tracer.span_processor is _ours._active_span_processor:  # not handed over
+                tracer.resource = resource
+    if "opentelemetry.trace" in sys.modules:
+        _hang_children_under_inherited_span()
 
 
 def _hang_children_under_inherited_span() -> None:

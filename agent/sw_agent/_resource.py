@@ -1,7 +1,7 @@
 """The resource: what a process says about itself with every span.
 
-Built by hand. `Resource.create` runs its detectors in a thread pool, which would use up numbers of the program's threads
-and pools, and start threads in a program that has none.
+Built by hand. `Resource.create` runs its detectors in a thread pool, which would use up numbers of the program's
+threads and pools, and start threads in a program that has none.
 """
 
 from __future__ import annotations

@@ -28,17 +28,21 @@ class ConsoleOutput:
             stream.flush()
         return []
 
+    def hurry(self) -> None:
+        """Nothing: nobody waits."""
+
     def close(self) -> None:
         """Nothing: the stream is the program's."""
 
 
 def line(span: ReadableSpan) -> str:
     """Return one span as one line of text."""
-    context = span.context
     duration_ms = ((span.end_time or 0) - (span.start_time or 0)) / 1e6
-    parent = f"<{format_span_id(span.parent.span_id)}" if span.parent else ""
     words = [
-        f"{format_trace_id(context.trace_id)} {format_span_id(context.span_id)}{parent} {duration_ms:.3f}ms {span.name!r}"
+        format_trace_id(span.context.trace_id),
+        format_span_id(span.context.span_id) + (f"<{format_span_id(span.parent.span_id)}" if span.parent else ""),
+        f"{duration_ms:.3f}ms",
+        repr(span.name),
     ]
     if span.status.status_code is StatusCode.ERROR:
         words.append(f"ERROR({span.status.description or ''})")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from _thread import allocate_lock
+from time import monotonic
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -17,53 +20,90 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from .._config import Config
+    from .otlp_session import Session
 
-DEFAULT_HTTP_ENDPOINT = "http://localhost:4318"
-TRACES_PATH = "/v1/traces"
+DEFAULT_ENDPOINTS = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318/v1/traces"}
+FIRST_PAUSE = 0.5  # seconds before a batch is sent again, doubled each time
 
 
 class OtlpOutput:
     """Sends spans to a collector, each batch within `timeout` seconds; what it does not take is lost, and said."""
 
     def __init__(self, config: Config, timeout: float) -> None:
-        self._endpoint = endpoint(config)
-        self._exporter = _exporter(config.protocol, self._endpoint, timeout)
+        self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
+        self._timeout = timeout
+        self._session: Session | None = None
+        self._exporter = self._grpc() if config.protocol == "grpc" else self._http()
+        self._in_a_hurry = False
+        self._pause = allocate_lock()
+        self._pause.acquire()
         _keep_off_the_random_numbers_of_the_program()
         quiet.silence_libraries()
 
     def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
-        """Send one batch in one request."""
-        quiet.last_message()
-        try:
-            if self._exporter.export(spans) is SpanExportResult.SUCCESS:
+        """Send one batch; again, while the collector says that it is worth it and there is time."""
+        deadline = monotonic() + self._timeout
+        pause = FIRST_PAUSE
+        while True:
+            detail, again = self._try(spans)
+            if detail is None:
                 return []
-            detail = quiet.last_message()
-        except Exception as error:
-            detail = f"{type(error).__name__}: {error}"
-        return [Loss(len(spans), "not taken by the collector", f"{self._endpoint}: {detail}")]
+            if not again or self._in_a_hurry or monotonic() + pause > deadline:
+                break
+            self._pause.acquire(timeout=pause)
+            pause *= 2
+        return self._loss(spans, detail)
+
+    def hurry(self) -> None:
+        """Let `send` try once more at once, and then give up: the program ends."""
+        if not self._in_a_hurry:
+            self._in_a_hurry = True
+            self._pause.release()
 
     def close(self) -> None:
         """Close the connection."""
         self._exporter.shutdown()
 
+    def _try(self, spans: Sequence[ReadableSpan]) -> tuple[str | None, bool]:
+        """Send once; return why it failed, or None, and whether the same might succeed later."""
+        quiet.last_message()
+        if self._session is not None:
+            self._session.refusal = None
+        try:
+            if self._exporter.export(spans) is SpanExportResult.SUCCESS:
+                return None, False
+            detail = quiet.last_message()
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+        refusal = self._session and self._session.refusal
+        if refusal:
+            return str(refusal), refusal.may_pass
+        return detail, False
 
-def endpoint(config: Config) -> str:
-    """Return where spans go. What is configured is the collector's base address, as in OTEL_EXPORTER_OTLP_ENDPOINT."""
-    if config.protocol == "grpc":
-        return config.endpoint or "http://localhost:4317"
-    base = (config.endpoint or DEFAULT_HTTP_ENDPOINT).rstrip("/")
-    given_whole = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in config.sources.get("export.endpoint", "")
-    return base if given_whole or base.endswith(TRACES_PATH) else base + TRACES_PATH
+    def _loss(self, spans: Sequence[ReadableSpan], detail: str) -> list[Loss]:
+        """Say that the collector did not take the batch; where one span could not even be encoded, send the others."""
+        from .encoding import encodable
 
+        if self._session is None or self._session.refusal is None:
+            mended, lost = encodable(spans)
+            if mended is not spans:
+                losses = [Loss(lost, "not encodable", detail)] if lost else []
+                return losses + (self.send(mended) if mended else [])
+        return [Loss(len(spans), "not taken by the collector", f"{self._endpoint}: {detail}")]
 
-def _exporter(protocol: str, address: str, timeout: float) -> SpanExporter:
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
+    def _http(self) -> SpanExporter:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        return grpc.OTLPSpanExporter(endpoint=address, timeout=timeout)  # type: ignore[arg-type]
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
+        from .otlp_session import Session
 
-    return http.OTLPSpanExporter(endpoint=address, timeout=timeout)  # type: ignore[arg-type]
+        if not any(name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):  # that brings a session of its own
+            self._session = Session()
+        return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout, session=self._session)
+
+    def _grpc(self) -> SpanExporter:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout)
 
 
 def _keep_off_the_random_numbers_of_the_program() -> None:

@@ -1,4 +1,4 @@
-"""From a span's end to its outputs: a bounded queue, a worker that sends in batches, and the books of what became of it.
+"""From a span's end to its outputs: a bounded queue, a worker that sends in batches, and the books of both.
 
 The program's threads only append to the queue. Whatever happens behind it (a collector that hangs, a full disk) they do
 not wait, and nothing is raised to them.
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
         def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
             """Deliver the spans; return what could not be delivered."""
+
+        def hurry(self) -> None:
+            """Give up waiting for better times, from now on; called by any thread."""
 
         def close(self) -> None:
             """Let go of connections and files."""
@@ -72,6 +75,8 @@ class Pipeline:
         self._queue: deque[ReadableSpan] = deque()
         self._open: set[int] = set()
         self._sending = 0
+        # A connection that was open over the fork is the parent's: it must not even be closed here.
+        self._inherited = getattr(self, "_outputs", None)
         self._outputs: list[Output] | None = None
         self._details: dict[str, str] = {}
         self._said: dict[str, int] = {}
@@ -119,7 +124,7 @@ class Pipeline:
         return self.flush(timeout_millis / 1000)
 
     def shutdown(self) -> None:
-        """Send what has ended. The pipeline goes on: whoever shuts his provider down may not be the last to end a span."""
+        """Send what has ended. The pipeline goes on: other providers may feed it, and spans may still be open."""
         self.flush(self._config.exit_timeout)
 
     def flush(self, timeout: float) -> bool:
@@ -134,6 +139,8 @@ class Pipeline:
     def end(self, timeout: float) -> None:
         """Send what has ended, within `timeout` seconds, and count the rest as dropped; say what was dropped."""
         deadline = monotonic() + timeout
+        for output in self._outputs or ():
+            output.hurry()
         finished = self.flush(timeout)
         self._closed = True
         if finished and self.worker.pause(max(0.05, deadline - monotonic())):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 from .pipeline import Loss
@@ -67,14 +67,16 @@ class Store:
                 if not _is_locked(error) or monotonic() > deadline:
                     return [Loss(len(spans), "not written to the local store", _said(self._path, error))]
 
+    def hurry(self) -> None:
+        """Nothing: another process's write is waited for `patience` seconds at most."""
+
     def close(self) -> None:
         """Close the file."""
         database, self._database = self._database, None
         if database is not None:
-            try:
+            # What was committed is safe; where closing fails, the next one to open the file does the rest.
+            with suppress(sqlite3.Error):
                 database.close()
-            except sqlite3.Error:  # what was committed is safe; the next one to open the file does the rest
-                pass
 
     def _write(self, spans: Sequence[ReadableSpan]) -> None:
         if self._database is not None and self._file != _identity(self._path):
@@ -103,7 +105,7 @@ def _open(path: str, patience: float) -> sqlite3.Connection:
         sqlite3.Error, OSError: it cannot be opened or written.
     """
     _create_file(path)
-    # Isolation level None: transactions are begun by hand. One thread at a time uses the connection, not always the same.
+    # Isolation level None: transactions are begun by hand. One thread at a time uses the connection, not always one.
     database = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
     try:
         if not is_ours(database, path):

@@ -22,7 +22,7 @@ class StoreError(Exception):
 
 
 class TraceSummary(NamedTuple):
-    """A line of the list of traces. `service` and `root_name` are those of the span that began first without a parent."""
+    """A line of the list of traces; `service` and `root_name` are those of its root, else of its first span."""
 
     trace_id: str
     service: str

@@ -1,15 +1,17 @@
 """The thread that sends: it exists only while there is something to send, and stands aside for a fork.
 
-A raw thread, not a `threading.Thread`: a program that joins all of `threading.enumerate()`, or waits until it is the only
-one in there, must not wait for the agent. It blocks all signals, which are the program's. What is native here was bound
-when the agent started, before anything (gevent's monkey patching, the agent's own plugins) could replace it.
+A raw thread, not a `threading.Thread`: a program that joins all of `threading.enumerate()`, or waits until it is alone
+there, must not wait for the agent. It blocks all signals, which are the program's. What is taken from `_thread` was
+bound when the agent started, before anything (gevent's monkey patching, the agent's own plugins) could replace it.
 """
 
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock, get_ident, get_native_id, start_new_thread
+from _thread import allocate_lock, get_native_id, start_new_thread
 from time import monotonic, sleep
+
+from .._containment import contain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ IDLE_ROUNDS = 5  # flush intervals with nothing to send, after which the thread 
 
 
 class Worker:
-    """Calls `work(None)` every `interval` seconds, or when woken, while `pending()`; and `close()` before its thread ends.
+    """Calls `work(None)` every `interval` seconds, or when woken; long after nothing was `pending()` it ends by `close()`.
 
     Where no thread can be started any more (the interpreter is ending), `finish` calls `work(seconds)` itself.
 
@@ -49,7 +51,6 @@ class Worker:
         self._asleep.acquire()
         self._stopping = False
         self._waiters: list[LockType] = []
-        self.thread_id: int | None = None
         self._native_id: int | None = None
 
     def begin(self) -> bool:
@@ -68,7 +69,7 @@ class Worker:
         try:
             self._asleep.release()
         except RuntimeError:  # it is awake already, or somebody else has just woken it
-            pass
+            return
 
     def finish(self, timeout: float) -> bool:
         """Wait until everything that is pending now is done; return whether it was within `timeout` seconds."""
@@ -105,14 +106,27 @@ class Worker:
     def resume(self) -> None:
         """Undo `pause`, where that returned true."""
         self._running.release()
-        if self._pending():
+        if self._pending() or self._waiters:
             self.begin()
 
     def _run(self) -> None:
-        _block_signals()
-        self.thread_id = get_ident()
-        self._native_id = get_native_id()
-        _name_thread(self._native_id)
+        stopping = False
+        try:
+            _block_signals()
+            self._native_id = get_native_id()
+            _name_thread(self._native_id)
+            stopping = self._rounds()
+            self._close()
+        except Exception as error:
+            contain("the export thread", error)
+        finally:
+            self._running.release()
+        # What came while the lock was still held has started no other thread.
+        if not stopping and (self._pending() or self._waiters):
+            self.begin()
+
+    def _rounds(self) -> bool:
+        """Work until told to stop, or until there was nothing to do for a while; return whether told."""
         idle = 0
         while True:
             self._asleep.acquire(timeout=self._interval)
@@ -120,13 +134,7 @@ class Worker:
             idle = 0 if self._pending() else idle + 1
             self._round()
             if stopping or idle >= IDLE_ROUNDS:
-                break
-        self._close()
-        self.thread_id = None
-        self._running.release()
-        # What became pending before the lock was released has started no other thread.
-        if self._pending() and not stopping:
-            self.begin()
+                return stopping
 
     def _round(self, patience: float | None = None) -> None:
         waiters = [self._waiters.pop() for _ in range(len(self._waiters))]
@@ -139,7 +147,7 @@ class Worker:
 
 def _block_signals() -> None:
     try:
-        from _signal import SIG_BLOCK, pthread_sigmask, valid_signals
+        from signal import SIG_BLOCK, pthread_sigmask, valid_signals
     except ImportError:  # Windows has no signal masks, and delivers signals to the main thread
         return
     pthread_sigmask(SIG_BLOCK, valid_signals())
