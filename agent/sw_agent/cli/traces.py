@@ -1,7 +1,7 @@
 """`sw-python traces`: the traces in the local store, newest first, as a table or as JSON.
 
-`--json` prints one array of objects: `trace_id` (32 hex digits), `service`, `root_name` (strings), `start_ns` (since the
-epoch), `duration_ns`, `spans` and `errors` (integers).
+`--json` prints one array of objects: `trace_id` (32 hex digits), `service`, `root_name` (strings), `start_ns` (since
+the epoch), `duration_ns`, `spans` and `errors` (integers).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from .axis import BAR, REST, Axis
 from .notes import FAILED, FOLLOWS, RECORDED, notes
 from .places import place
 from .tree import Fold, Row
-from .wording import count, duration, fit, printable, wrapped
+from .wording import count, duration, fit, printable, shortened, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +29,7 @@ _OF_NOTES = {FAILED: ("", RED), RECORDED: ("! ", YELLOW), FOLLOWS: ("↳ ", FAIN
 _NARROW = 80
 _GAP = "  "
 _LINES_OF_A_NOTE = 3
+_NAME_OF_A_FOLD = 24
 
 
 class Column(NamedTuple):
@@ -67,8 +68,12 @@ class Columns:
         rest = width - sum(column.width + len(_GAP) for column in self._columns) - len(_GAP)
         most = max(rest - (width // 5 if self._narrow else width * 3 // 10), 12)
         self._levels = max(most // (4 if self._narrow else 6), 1)
-        self._names = _widest("span", (self._tree(row) + _name(row) for row in shown), most)
-        self._before_bars = width - rest + self._names
+        others = width - rest - len(_GAP)
+        self._names = max(
+            _widest("span", (self._tree(row) + _name(row) for row in shown), most),
+            _widest("", ((self._tree(row) + _folded(row))[others:] for row in rows if isinstance(row, Fold)), most),
+        )
+        self._before_bars = others + self._names
         start_ns = min(span.start_ns for span in spans)
         end_ns = max(max(span.start_ns, span.end_ns) for span in spans)
         self._axis = Axis(start_ns, end_ns, max(rest - self._names, 4))
@@ -78,7 +83,7 @@ class Columns:
         places = self._places.values()
         if self._several_processes:
             title = "process" if self._several_services else "pid"
-            yield Column(title, _widest(title, (self._process(row) for row in rows), width // 6))
+            yield Column(title, _widest(title, (self._process(row) for row in rows), width // 5))
         yield Column("thread", _widest("thread", (place.thread for place in places), max(width // 5, 10)))
         yield Column("time", _widest("time", (_time(row.span) for row in rows), 8), number=True)
         if not self._narrow and any(_wait_ns(row.span) for row in rows):
@@ -129,17 +134,11 @@ class Columns:
         ]
 
     def _fold(self, fold: Fold) -> Line:
-        what = f"'{printable(fold.name)}'" if fold.name is not None else "spans"
-        text = f"… {len(fold.spans):,} more {what} (total {duration(fold.total_ns)}, max {duration(fold.longest_ns)}"
-        text += f", {count(fold.errors, 'error')}" if fold.errors else ""
-        text += f", {fold.spans_under:,} spans under them)" if fold.spans_under else ")"
         tree = self._tree(fold)
+        text = fit(_folded(fold), self._before_bars - cell_len(tree)) + _GAP
         start_ns, end_ns = min(span.start_ns for span in fold.spans), max(span.end_ns for span in fold.spans)
-        return [
-            Segment(tree, FAINT),
-            Segment(fit(text, self._before_bars - cell_len(tree) - len(_GAP)) + _GAP, RED if fold.errors else FAINT),
-            *self._drawn(self._axis.stretch(start_ns, end_ns), FAINT),
-        ]
+        bar = self._drawn(self._axis.stretch(start_ns, end_ns), FAINT)
+        return [Segment(tree, FAINT), Segment(text, RED if fold.errors else FAINT), *bar]
 
     def _drawn(self, parts: list[tuple[str, str]], style: Style) -> Iterator[Segment]:
         """Yield the parts of a bar in their styles, with a faint line at each mark where there is nothing else."""
@@ -168,7 +167,7 @@ class Columns:
                 parts.append(blank if ancestor.last else line)
             ancestor = ancestor.above
         if ancestor.above is not None:
-            parts.append("⋯" + blank[1:])
+            parts.append(f"⋯{ancestor.above.depth + 1}".ljust(len(blank)))
         return "".join(reversed(parts))
 
 
@@ -179,6 +178,14 @@ def _widest(title: str, texts: Iterable[str], most: int) -> int:
 def _name(row: Row) -> str:
     mark = "◌ " if row.detached else ""
     return mark + ("✗ " if row.span.status == "ERROR" else "") + (printable(row.span.name) or "(no name)")
+
+
+def _folded(fold: Fold) -> str:
+    what = "spans" if fold.name is None else f"'{shortened(printable(fold.name), _NAME_OF_A_FOLD)}'"
+    facts = [count(fold.errors, "error")] if fold.errors else []
+    facts += [f"total {duration(fold.total_ns)}", f"max {duration(fold.longest_ns)}"]
+    facts += [f"{fold.spans_under:,} under them"] if fold.spans_under else []
+    return f"… {len(fold.spans):,} more {what} ({', '.join(facts)})"
 
 
 def _time(span: StoredSpan) -> str:

@@ -30,6 +30,10 @@ class Row:
     span: StoredSpan
     detached: bool = False
     rows_under: list[Row | Fold] = field(default_factory=list)
+    depth: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.depth = 0 if self.above is None else self.above.depth + 1
 
 
 @dataclass(eq=False)
@@ -140,9 +144,9 @@ def _siblings(
                 hidden = [span for span in group if id(span) not in kept]
                 rows.append(_fold(above, group[0].name, hidden, children))
         if len(rows) > MOST_SIBLINGS:
-            beyond = [
-                row for row in rows[MOST_SIBLINGS:] for row in ([row.span] if isinstance(row, Row) else row.spans)
-            ]
+            beyond: list[StoredSpan] = []
+            for row in rows[MOST_SIBLINGS:]:
+                beyond += [row.span] if isinstance(row, Row) else row.spans
             rows[MOST_SIBLINGS:] = [_fold(above, None, beyond, children)]
     else:
         rows = [Row(above, False, span) for span in spans]

@@ -57,16 +57,20 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
 
 
-def fit(text: str, width: int, *, keep_end: bool = False) -> str:
-    """Return `text` in exactly `width` cells of a terminal: padded, or cut with `…` at its end or in its middle."""
-    size = cell_len(text)
-    if size <= width:
-        return text + " " * (width - size)
+def shortened(text: str, width: int, *, keep_end: bool = False) -> str:
+    """Return `text` in at most `width` cells of a terminal, cut with `…` at its end or in its middle."""
+    if cell_len(text) <= width:
+        return text
     if width <= 0:
         return ""
     tail = _take(text[::-1], (width - 1) // 2)[::-1] if keep_end else ""
-    cut = _take(text, width - 1 - cell_len(tail)) + "…" + tail
-    return cut + " " * (width - cell_len(cut))
+    return _take(text, width - 1 - cell_len(tail)) + "…" + tail
+
+
+def fit(text: str, width: int, *, keep_end: bool = False) -> str:
+    """Return `text` in exactly `width` cells: shortened, or padded with blanks."""
+    text = shortened(text, width, keep_end=keep_end)
+    return text + " " * (width - cell_len(text))
 
 
 def wrapped(text: str, width: int, *, most: int) -> list[str]:
@@ -79,7 +83,7 @@ def wrapped(text: str, width: int, *, most: int) -> list[str]:
             break
         lines.append(line)
         text = text[len(line) :].lstrip()
-    return [*lines, fit(text, width).rstrip()]
+    return [*lines, shortened(text, width)]
 
 
 def _take(text: str, width: int) -> str:
