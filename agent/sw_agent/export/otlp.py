@@ -33,7 +33,8 @@ class OtlpOutput:
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
         self._timeout = timeout
         self._session: Session | None = None
-        self._exporter = self._grpc() if config.protocol == "grpc" else self._http()
+        with quiet.without_thread_pool():
+            self._exporter = self._grpc() if config.protocol == "grpc" else self._http()
         self._in_a_hurry = False
         self._pause = allocate_lock()
         self._pause.acquire()

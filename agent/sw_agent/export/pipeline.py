@@ -81,7 +81,7 @@ class Pipeline:
         self._details: dict[str, str] = {}
         self._said: dict[str, int] = {}
         self._said_at: float | None = None
-        self._closed = False
+        self._ending = self._closed = False
         self.started = self.ended = self.delivered = 0
         self.dropped = {}
 
@@ -139,6 +139,7 @@ class Pipeline:
     def end(self, timeout: float) -> None:
         """Send what has ended, within `timeout` seconds, and count the rest as dropped; say what was dropped."""
         deadline = monotonic() + timeout
+        self._ending = True
         for output in self._outputs or ():
             output.hurry()
         finished = self.flush(timeout)
@@ -186,6 +187,9 @@ class Pipeline:
         with on_our_own():
             if self._outputs is None:
                 self._outputs = self._open_outputs(self._config, patience)
+            if self._ending:
+                for output in self._outputs:
+                    output.hurry()
             all_losses = [output.send(batch) for output in self._outputs]
         # A span that one of two outputs has lost counts as dropped, a span that both have lost counts once.
         return max(all_losses, key=lambda losses: sum(loss.count for loss in losses), default=[])

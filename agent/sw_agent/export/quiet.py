@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
+    from typing import Any
 
 _sending: set[int] = set()
 _last_message: dict[int, str] = {}
@@ -31,6 +32,33 @@ def on_our_own() -> Iterator[None]:
         _sending.discard(thread)
         context.detach(token)
         _leave_no_dummy(thread)
+
+
+@contextmanager
+def without_thread_pool() -> Iterator[None]:
+    """Let the SDK, in this thread, ask its resource detectors one after the other, not in a thread pool.
+
+    Importing OTLP's grpc exporter makes a resource (in SDK 1.45). A pool would count among the program's, and at the
+    end of the interpreter none can be made.
+    """
+    from opentelemetry.sdk import resources
+
+    native = resources.get_aggregated_resources
+    thread = get_ident()
+
+    def one_after_the_other(detectors: Any, initial_resource: Any = None, timeout: int = 5) -> resources.Resource:
+        if get_ident() != thread:
+            return native(detectors, initial_resource, timeout)
+        resource = initial_resource or resources.Resource.get_empty()
+        for detector in detectors:
+            resource = resource.merge(detector.detect())
+        return resource
+
+    resources.get_aggregated_resources = one_after_the_other
+    try:
+        yield
+    finally:
+        resources.get_aggregated_resources = native
 
 
 def silence_libraries() -> None:

@@ -23,7 +23,7 @@ IDLE_ROUNDS = 5  # flush intervals with nothing to send, after which the thread 
 
 
 class Worker:
-    """Calls `work(None)` every `interval` seconds, or when woken; long after nothing was `pending()` it ends by `close()`.
+    """Calls `work(None)` every `interval` seconds, or when woken; when nothing was `pending()` for long, `close()`.
 
     Where no thread can be started any more (the interpreter is ending), `finish` calls `work(seconds)` itself.
 
