@@ -8,31 +8,27 @@ Python reads.
 import os
 import sys
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
-
 
 def _start_agent():
+    if sys.version_info < (3, 10):
+        return
     try:
         from sw_agent import _bootstrap
-    except ImportError:
-        return  # an interpreter without the agent: another version or another environment
-    _bootstrap.start()
-
-
-def _run_hidden_sitecustomize():
-    """Import the `sitecustomize` that Python would have found; what it raises is handled by `site` as ever."""
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != _HERE]
-    ours = sys.modules.pop("sitecustomize", None)
-    try:
-        import sitecustomize  # noqa: F401
     except ImportError as error:
-        if getattr(error, "name", None) != "sitecustomize":
-            raise
-        sys.modules["sitecustomize"] = ours  # there is none; Python's import ends by looking itself up
+        if error.name == "sw_agent":
+            return  # an interpreter of another environment, without the agent
+        raise
+    _bootstrap.start()
 
 
 try:
     _start_agent()
-except Exception as error:  # the program starts whatever happens here
-    sys.stderr.write("sw-python: the agent could not start: %s: %s\n" % (type(error).__name__, error))
-_run_hidden_sitecustomize()
+except (Exception, SystemExit) as error:  # the program starts whatever happens here
+    if sys.stderr is not None:
+        sys.stderr.write("sw-python: the agent could not start: %s: %s\n" % (type(error).__name__, error))
+
+# From here on all is as without this file: the next `sitecustomize` on the path, if there is one, takes this one's place
+# in `sys.modules`; what its import raises, also that there is none, is handled by `site`, which imported this one.
+sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(__file__)]
+_this = sys.modules.pop("sitecustomize")
+import sitecustomize

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _discovery, _imports, _log, snapshot
+from . import _command, _config, _discovery, _imports, _log, snapshot
 from ._containment import contain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ._config import Config
     from ._discovery import PluginEntry
@@ -23,22 +23,22 @@ config: Config | None = None
 plugin_states: dict[str, str] = {}
 
 
-def start(environ: Mapping[str, str] = os.environ) -> None:
+def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.orig_argv) -> None:
     """Start the agent in this process, once; a configuration that is wrong is said on stderr and leaves it off."""
     global _started, config
-    if _started or _switched_off(environ):
+    if _started or _config.killed_by(environ) or _is_left_alone(argv):
         return
     _started = True
-    from . import _config
-
     entries = _discovery.find_plugins()
     try:
-        config = _config.load(environ, entries)
+        loaded = _config.load(environ, entries, argv=argv)
     except _config.ConfigError as error:
-        sys.stderr.write(f"sw-python: {error}; this process is not traced\n")
+        if sys.stderr is not None:
+            sys.stderr.write(f"sw-python: {error}; this process is not traced\n")
         return
-    if not config.enabled:
+    if not loaded.enabled:
         return
+    config = loaded
     _log.configure(config.logging_level)
     from . import _lifecycle, _provider
 
@@ -49,20 +49,27 @@ def start(environ: Mapping[str, str] = os.environ) -> None:
     for entry in entries.values():
         if config.plugin_enabled(entry.name):
             _watch(entry)
-    if config.program_span:
+    if config.program_span and not _is_of_multiprocessing(argv):
         _provider.start_program_span()
 
 
 def is_running() -> bool:
     """Return whether the agent was started in this process, and is on."""
-    return config is not None and config.enabled
+    return config is not None
 
 
-def _switched_off(environ: Mapping[str, str]) -> bool:
-    return (
-        environ.get("SW_AGENT_ENABLED", "").strip().lower() in ("false", "0", "no", "off")
-        or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    )
+def _is_left_alone(argv: Sequence[str]) -> bool:
+    """Return whether the process does no work of the program's: `sw-python` itself, multiprocessing's bookkeeper."""
+    target = list(_command.python_target(argv))[:2]
+    if target[:1] == ["-c"]:
+        return target[-1].startswith("from multiprocessing.resource_tracker import ")
+    return bool(target) and os.path.basename(target[0]) in ("sw-python", "sw-python.exe")
+
+
+def _is_of_multiprocessing(argv: Sequence[str]) -> bool:
+    """Return whether `multiprocessing` has started this process, with a piece of code, for its spawn or forkserver."""
+    target = list(_command.python_target(argv))[:2]
+    return target[:1] == ["-c"] and target[-1].startswith("from multiprocessing.")
 
 
 def _watch(entry: PluginEntry) -> None:
@@ -87,7 +94,7 @@ def _install(entry: PluginEntry) -> str:
             return unsupported
         assert config is not None
         plugin.install(config.plugins.get(entry.name, {}))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin that ends the process ends only itself
         contain(f"plugin {entry.name}", error)
         return f"failed: {type(error).__name__}: {error}"
     return "installed"

@@ -27,9 +27,9 @@ __all__ = ["FILE_NAME", "Config", "ConfigError", "default_path", "find_file", "k
 class Config:
     """The resolved configuration.
 
-    `endpoint` is the complete URL to send to, with the path of traces for http/protobuf. `to` holds what "auto" stands
-    for. `plugins` holds the options that were set, by plugin. `sources` says where each key's value came from, `file`
-    which agent.toml was read, `warnings` which of OpenTelemetry's variables were ignored, and why.
+    `to` holds what "auto" stands for. `plugins` holds the options that were set, by plugin. `sources` says where each
+    key's value came from, `file` which agent.toml was read, `warnings` which of OpenTelemetry's variables were ignored,
+    and why. `command` is the short form of the process's own command line; the default of `name` that of the launched.
     """
 
     name: str
@@ -196,7 +196,7 @@ class _Settings:
         if name not in self._plugin_keys:
             try:
                 options = self.entries[name].load().options
-            except Exception:
+            except (Exception, SystemExit):
                 options = ()
             keys = {o.name: plugin_key(name, o.name, o.default, o.help, o.choices) for o in options}
             self._plugin_keys[name] = enabled | keys
@@ -211,7 +211,7 @@ class _Settings:
         values["name"] = values["name"] or _command.service_name(launched_as or values["command"])
         if killer := killed_by(self.environ):
             values["enabled"], self.sources["agent.enabled"] = False, killer
-        values["endpoint"] = self._complete_endpoint(values["endpoint"], values["protocol"])
+        self._check_endpoint(values["endpoint"], values["protocol"])
         outputs = ["otlp" if values["endpoint"] else "local"] if "auto" in values["to"] else []
         outputs += [output for output in values["to"] if output not in ("auto", "none")]
         values["to"] = tuple(dict.fromkeys(outputs))
@@ -247,17 +247,10 @@ class _Settings:
             return listed
         return own if self.values.get(f"plugins.{name}.enabled") is False else None
 
-    def _complete_endpoint(self, endpoint: str | None, protocol: str) -> str | None:
+    def _check_endpoint(self, endpoint: str | None, protocol: str) -> None:
         source = self.sources["export.endpoint"]
-        if endpoint is None or protocol == "grpc" or source == "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT":
-            return endpoint
-        if not endpoint.startswith(("http://", "https://")):
-            message = f"{source}: export.endpoint: {endpoint!r} is no URL; it begins with http:// or https://"
-            if not source.startswith("OTEL_"):
-                raise ConfigError(message)
-            self.warnings.append(message)
-        base = endpoint.rstrip("/")
-        return base if base.endswith("/v1/traces") else base + "/v1/traces"
+        if endpoint and protocol != "grpc" and not endpoint.startswith(("http://", "https://")):
+            raise ConfigError(f"{source}: [export] endpoint: {endpoint!r} does not begin with http:// or https://")
 
 
 def default_path(environ: Mapping[str, str]) -> str:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from ._config import _Settings
     from ._config_schema import Value
 
-# Its value is the whole URL; every other endpoint is a base, to which the path of traces is added.
-EXACT_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-
 
 def _text(value: str) -> str:
     return value
@@ -38,7 +35,7 @@ def _exporters(value: str) -> list[str]:
 VARIABLES: dict[str, tuple[tuple[str, Callable[[str], Value]], ...]] = {
     "agent.name": (("OTEL_SERVICE_NAME", _text),),
     "export.to": (("OTEL_TRACES_EXPORTER", _exporters),),
-    "export.endpoint": ((EXACT_ENDPOINT, _text), ("OTEL_EXPORTER_OTLP_ENDPOINT", _text)),
+    "export.endpoint": (("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", _text), ("OTEL_EXPORTER_OTLP_ENDPOINT", _text)),
     "export.protocol": (("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", _text), ("OTEL_EXPORTER_OTLP_PROTOCOL", _text)),
     "export.flush_interval": (("OTEL_BSP_SCHEDULE_DELAY", _milliseconds),),
     "export.queue_size": (("OTEL_BSP_MAX_QUEUE_SIZE", int),),
