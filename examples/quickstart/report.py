@@ -16,9 +16,9 @@ from opentelemetry import trace
 tracer = trace.get_tracer("report")
 
 SOURCES = {
-    "orders": (0.11, "espresso,41\nflat white,27\nlatte,63"),
-    "ratings": (0.17, "espresso,4.6\nflat white,4.4\nlatte,4.8"),
-    "returns": (0.08, "latte,2\nespresso,?"),
+    "orders": (0.20, "espresso,41\nflat white,27\nlatte,63"),
+    "ratings": (0.30, "espresso,4.6\nflat white,4.4\nlatte,4.8"),
+    "returns": (0.15, "latte,2\nespresso,?"),
 }
 
 
@@ -31,7 +31,7 @@ class PriceList(threading.Thread):
 
     def run(self):
         with tracer.start_as_current_span("load prices"):
-            time.sleep(0.15)
+            time.sleep(0.25)
             self.prices.update({"espresso": 2.4, "flat white": 3.6, "latte": 3.8})
 
 
@@ -44,20 +44,20 @@ def fetch(source):
 
 def parse(source, body):
     with tracer.start_as_current_span(f"parse {source}", attributes={"lines": body.count("\n") + 1}):
-        time.sleep(0.02 * body.count("\n"))
+        time.sleep(0.04 * body.count("\n"))
         rows = (line.split(",") for line in body.splitlines())
         return {product: float(value) for product, value in rows}
 
 
 def supplier(product):
     with tracer.start_as_current_span("find supplier"):
-        time.sleep(0.07)
+        time.sleep(0.12)
         return {"latte": "Dairy & Daughters"}.get(product, "Nordic Beans")
 
 
 async def enrich(product, sold, price):
     with tracer.start_as_current_span(f"enrich {product}"):
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.05)
         name = await asyncio.get_running_loop().run_in_executor(None, supplier, product)
         return f"{product:<10} {sold:3.0f} sold {sold * price:7.2f} EUR  {name}"
 
@@ -71,9 +71,9 @@ async def enrich_all(orders, prices):
 def render(lines, results):
     with tracer.start_as_current_span("render"):
         with tracer.start_as_current_span("lay out"):
-            time.sleep(0.05)
+            time.sleep(0.08)
         with tracer.start_as_current_span("write"):
-            time.sleep(0.04)
+            time.sleep(0.06)
             results.put("\n".join(lines))
 
 

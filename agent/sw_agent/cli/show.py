@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .traces import HOW_TO_GET_ONE, add_path_arguments, store_path
+from .traces import HOW_TO_GET_ONE, add_path_arguments, holds_something, store_path
 
 if TYPE_CHECKING:
     import argparse
@@ -51,14 +51,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import os
-
     from .._config import ConfigError
     from ..export.store import StoreError, read_trace
 
     try:
         path = store_path(options)
-        if not os.path.exists(path):
+        if not holds_something(path):
             raise StoreError(f"no traces yet in {path}\n{HOW_TO_GET_ONE}")
         spans = read_trace(path, options.trace)
     except ConfigError as error:
@@ -91,14 +89,12 @@ def print_run(path: str, run: str) -> None:
 
 
 def _print_run(path: str, run: str) -> int:
-    import os
-
     from ..export.store import StoreError, read_trace, read_traces
     from ..view.terminal import show
     from ..view.waterfall import Waterfall
 
     try:
-        summaries = read_traces(path, limit=_MOST_TRACES, run=run) if os.path.exists(path) else []
+        summaries = read_traces(path, limit=_MOST_TRACES, run=run) if holds_something(path) else []
         for summary in reversed(summaries):
             print()
             show(Waterfall(read_trace(path, summary.trace_id)))

@@ -25,6 +25,8 @@ HOW_TO_GET_ONE = (
     "A program without spans of its own gets one around all of it with --program-span."
 )
 _MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "h": 3.6e6, "d": 8.64e7}
+_MOST = 1_000_000
+_LAST_NS = 9.2e18  # in 2261; SQLite's integers end soon after
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         path = store_path(options)
         summaries = []
-        if os.path.exists(path):
+        if holds_something(path):
             summaries = read_traces(
                 path,
                 limit=options.limit,
@@ -114,6 +116,16 @@ def store_path(options: argparse.Namespace) -> str:
     return _config.load(environ, _discovery.find_plugins()).path
 
 
+def holds_something(path: str) -> bool:
+    """Return whether there is a file at all, with anything in it: without one nothing is wrong, it is just early."""
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError:  # whoever reads it says why it cannot be read
+        return True
+
+
 def milliseconds(text: str) -> float:
     """Return the milliseconds in `250ms`, `1.5s`, `2m`, or `250`.
 
@@ -133,18 +145,20 @@ def moment(text: str) -> int:
     Raises:
         ArgumentTypeError: it is neither.
     """
-    if re.fullmatch(r"[\d.]+\s*[a-zµ]+", text.strip()):
-        return time.time_ns() - int(milliseconds(text) * 1e6)
     try:
-        return int(datetime.fromisoformat(text.strip().replace("Z", "+00:00")).timestamp() * 1e9)
-    except (ValueError, OverflowError):
+        if re.fullmatch(r"[\d.]+\s*[a-zµ]+", text.strip()):
+            nanoseconds = time.time_ns() - milliseconds(text) * 1e6
+        else:
+            nanoseconds = datetime.fromisoformat(text.strip().replace("Z", "+00:00")).timestamp() * 1e9
+    except (ValueError, OverflowError, ArgumentTypeError):
         raise ArgumentTypeError(f"{text!r} is no time such as 10m, 2h, 2026-11-21 or 2026-11-21T10:00") from None
+    return int(min(max(nanoseconds, 0.0), _LAST_NS))
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ArgumentTypeError(f"{text!r} is no number above 0")
-    return int(text)
+    return min(int(text), _MOST)
 
 
 def _as_json(summary: TraceSummary) -> dict[str, object]:

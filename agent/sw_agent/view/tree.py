@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from ..export.store import StoredSpan
 
+    Children = defaultdict[int, list[StoredSpan]]  # by the id() of the span that they hang under
+
 MOST_ALIKE = 10
 MOST_SIBLINGS = 200
 _FIRST_SHOWN, _FAILED_SHOWN = 5, 3
@@ -71,87 +73,83 @@ def arrange(spans: Sequence[StoredSpan], *, fold: bool = True) -> list[Row | Fol
     With `fold`, of more than `MOST_ALIKE` siblings whose names differ in digits at most, the first few, the longest and
     a few that failed are shown, the others are one row; so are those beyond the first `MOST_SIBLINGS` of any names.
     """
-    by_id: dict[str, StoredSpan] = {}
-    for span in spans:
-        by_id.setdefault(span.span_id, span)
-    children: dict[str, list[StoredSpan]] = defaultdict(list)
-    roots = []
-    for span in sorted(spans, key=lambda span: (span.start_ns, -span.end_ns)):
-        if span.parent_id in by_id:
-            children[span.parent_id or ""].append(span)
-        else:
-            roots.append(span)
-    roots += _one_of_each_circle(spans, roots, children)
-    roots.sort(key=lambda span: span.start_ns)
-
+    roots, children = _forest(sorted(spans, key=lambda span: (span.start_ns, -span.end_ns)))
     rows: list[Row | Fold] = []
     waiting = _siblings(None, roots, children, fold)[::-1]
-    shown: set[int] = set()
     while waiting:
         row = waiting.pop()
         rows.append(row)
         if row.above is not None:
             row.above.rows_under.append(row)
-        if isinstance(row, Fold):
-            continue
-        shown.add(id(row.span))
-        row.detached = row.above is None and row.span.parent_id is not None
-        # A second span of the same id, and the way back in a circle, have no children of their own.
-        if by_id[row.span.span_id] is row.span:
-            under = [span for span in children[row.span.span_id] if id(span) not in shown]
-            waiting.extend(reversed(_siblings(row, under, children, fold)))
+        if isinstance(row, Row):
+            row.detached = row.above is None and row.span.parent_id is not None
+            waiting.extend(reversed(_siblings(row, children[id(row.span)], children, fold)))
     return rows
 
 
-def _one_of_each_circle(
-    spans: Iterable[StoredSpan], roots: Iterable[StoredSpan], children: dict[str, list[StoredSpan]]
-) -> list[StoredSpan]:
-    """Return the earliest span of every circle of parents: nothing hangs these on a root."""
+def _forest(spans: Sequence[StoredSpan]) -> tuple[list[StoredSpan], Children]:
+    """Return the roots, and the children of each span, in the order of `spans`.
+
+    Of spans that have the same id the first has the children. Of a circle of parents the first is a root.
+    """
+    by_id: dict[str | None, StoredSpan] = {}
+    for span in spans:
+        by_id.setdefault(span.span_id, span)
+    children: Children = defaultdict(list)
+    for span in spans:
+        if (parent := by_id.get(span.parent_id)) is not None:
+            children[id(parent)].append(span)
+    roots = [span for span in spans if span.parent_id not in by_id]
     reached = {id(span) for span in _with_all_under(roots, children)}
-    found = []
-    for span in sorted(spans, key=lambda span: span.start_ns):
+    for span in spans:
         if id(span) not in reached:
-            found.append(span)
+            children[id(by_id[span.parent_id])].remove(span)
+            roots.append(span)
             reached.update(id(under) for under in _with_all_under([span], children))
-    return found
+    return sorted(roots, key=lambda span: span.start_ns), children
 
 
-def _with_all_under(spans: Iterable[StoredSpan], children: dict[str, list[StoredSpan]]) -> list[StoredSpan]:
+def _with_all_under(spans: Iterable[StoredSpan], children: Children) -> list[StoredSpan]:
     found = {id(span): span for span in spans}
     waiting = list(found.values())
     while waiting:
-        for span in children.get(waiting.pop().span_id, ()):
+        for span in children[id(waiting.pop())]:
             if id(span) not in found:
                 found[id(span)] = span
                 waiting.append(span)
     return list(found.values())
 
 
-def _siblings(
-    above: Row | None, spans: list[StoredSpan], children: dict[str, list[StoredSpan]], fold: bool
-) -> list[Row | Fold]:
-    rows: list[Row | Fold] = []
+def _siblings(above: Row | None, spans: list[StoredSpan], children: Children, fold: bool) -> list[Row | Fold]:
+    rows: list[Row | Fold] = [Row(above, False, span) for span in spans]
     if fold and len(spans) > MOST_ALIKE:
-        alike: dict[str, list[StoredSpan]] = defaultdict(list)
-        for span in spans:
-            alike[_shape(span)].append(span)
-        kept = {id(span) for group in alike.values() for span in _shown_of(group)}
-        folds = {id(shown[-1]): group for group in alike.values() if len(shown := _shown_of(group)) < len(group)}
-        for span in spans:
-            if id(span) in kept:
-                rows.append(Row(above, False, span))
-            if group := folds.get(id(span), []):
-                hidden = [span for span in group if id(span) not in kept]
-                rows.append(_fold(above, group[0].name, hidden, children))
-        if len(rows) > MOST_SIBLINGS:
-            beyond: list[StoredSpan] = []
-            for row in rows[MOST_SIBLINGS:]:
-                beyond += [row.span] if isinstance(row, Row) else row.spans
-            rows[MOST_SIBLINGS:] = [_fold(above, None, beyond, children)]
-    else:
-        rows = [Row(above, False, span) for span in spans]
+        rows = _folded(above, spans, children)
     if rows:
         rows[-1].last = True
+    return rows
+
+
+def _folded(above: Row | None, spans: list[StoredSpan], children: Children) -> list[Row | Fold]:
+    alike: dict[str, list[StoredSpan]] = defaultdict(list)
+    for span in spans:
+        alike[_shape(span)].append(span)
+    kept: set[int] = set()
+    hidden_after: dict[int, list[StoredSpan]] = {}
+    for group in alike.values():
+        shown = _shown_of(group)
+        kept.update(map(id, shown))
+        hidden_after[id(shown[-1])] = [span for span in group if id(span) not in kept]
+    rows: list[Row | Fold] = []
+    for span in spans:
+        if id(span) in kept:
+            rows.append(Row(above, False, span))
+        if hidden := hidden_after.get(id(span)):
+            rows.append(_fold(above, span.name, hidden, children))
+    if len(rows) > MOST_SIBLINGS:
+        beyond: list[StoredSpan] = []
+        for row in rows[MOST_SIBLINGS:]:
+            beyond += [row.span] if isinstance(row, Row) else row.spans
+        rows[MOST_SIBLINGS:] = [_fold(above, None, beyond, children)]
     return rows
 
 
@@ -168,7 +166,7 @@ def _shown_of(alike: list[StoredSpan]) -> list[StoredSpan]:
     return [span for span in alike if id(span) in chosen]
 
 
-def _fold(above: Row | None, name: str | None, spans: list[StoredSpan], children: dict[str, list[StoredSpan]]) -> Fold:
+def _fold(above: Row | None, name: str | None, spans: list[StoredSpan], children: Children) -> Fold:
     if name is not None and len({span.name for span in spans}) > 1:
         name = re.sub(r"\d+", "#", name)
     return Fold(above, False, name, spans, len(_with_all_under(spans, children)) - len(spans))
