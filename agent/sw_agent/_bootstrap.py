@@ -49,7 +49,7 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
     for entry in entries.values():
         if config.plugin_enabled(entry.name):
             _watch(entry)
-    if config.program_span and not _is_of_multiprocessing(argv):
+    if config.program_span:
         _provider.start_program_span()
 
 
@@ -64,12 +64,6 @@ def _is_left_alone(argv: Sequence[str]) -> bool:
     if target[:1] == ["-c"]:
         return target[-1].startswith("from multiprocessing.resource_tracker import ")
     return bool(target) and os.path.basename(target[0]) in ("sw-python", "sw-python.exe")
-
-
-def _is_of_multiprocessing(argv: Sequence[str]) -> bool:
-    """Return whether `multiprocessing` has started this process, with a piece of code, for its spawn or forkserver."""
-    target = list(_command.python_target(argv))[:2]
-    return target[:1] == ["-c"] and target[-1].startswith("from multiprocessing.")
 
 
 def _watch(entry: PluginEntry) -> None:

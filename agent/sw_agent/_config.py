@@ -27,9 +27,10 @@ __all__ = ["FILE_NAME", "Config", "ConfigError", "default_path", "find_file", "k
 class Config:
     """The resolved configuration.
 
-    `to` holds what "auto" stands for. `plugins` holds the options that were set, by plugin. `sources` says where each
-    key's value came from, `file` which agent.toml was read, `warnings` which of OpenTelemetry's variables were ignored,
-    and why. `command` is the short form of the process's own command line; the default of `name` that of the launched.
+    `to` holds what "auto" stands for. `endpoint` is the complete URL to send to, with the path of traces for http.
+    `command` is the short form of the process's own command line; the default of `name` follows from the launched one.
+    `plugins` holds the options that were set, by plugin. `sources` says where each key's value came from, `file` which
+    agent.toml was read, `warnings` which of OpenTelemetry's variables were ignored, and why.
     """
 
     name: str
@@ -211,7 +212,7 @@ class _Settings:
         values["name"] = values["name"] or _command.service_name(launched_as or values["command"])
         if killer := killed_by(self.environ):
             values["enabled"], self.sources["agent.enabled"] = False, killer
-        self._check_endpoint(values["endpoint"], values["protocol"])
+        values["endpoint"] = self._complete_endpoint(values["endpoint"], values["protocol"])
         outputs = ["otlp" if values["endpoint"] else "local"] if "auto" in values["to"] else []
         outputs += [output for output in values["to"] if output not in ("auto", "none")]
         values["to"] = tuple(dict.fromkeys(outputs))
@@ -247,10 +248,16 @@ class _Settings:
             return listed
         return own if self.values.get(f"plugins.{name}.enabled") is False else None
 
-    def _check_endpoint(self, endpoint: str | None, protocol: str) -> None:
+    def _complete_endpoint(self, endpoint: str | None, protocol: str) -> str | None:
         source = self.sources["export.endpoint"]
-        if endpoint and protocol != "grpc" and not endpoint.startswith(("http://", "https://")):
+        if endpoint is None or protocol == "grpc":
+            return endpoint
+        if not endpoint.startswith(("http://", "https://")):
             raise ConfigError(f"{source}: [export] endpoint: {endpoint!r} does not begin with http:// or https://")
+        if source == "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT":  # the only one that is taken as it is
+            return endpoint
+        base = endpoint.rstrip("/")
+        return base if base.endswith("/v1/traces") else base + "/v1/traces"
 
 
 def default_path(environ: Mapping[str, str]) -> str:

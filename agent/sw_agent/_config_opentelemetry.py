@@ -65,6 +65,19 @@ SAMPLERS = {
     "parentbased_traceidratio": None,
 }
 
+# Read by themselves: a switch, and those that stand for a value together.
+_OTHERS = {
+    "agent.enabled": ("OTEL_SDK_DISABLED",),
+    "sampling.ratio": ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
+}
+
+
+def variables_for(key: str) -> list[str]:
+    """Return the variables that say the same as a key, the strongest first."""
+    named = [variable for variable, _ in VARIABLES.get(key, ())]
+    resource = ["OTEL_RESOURCE_ATTRIBUTES"] if key in RESOURCE.values() else []
+    return [*named, *resource, *_OTHERS.get(key, ())]
+
 
 def read(environ: Mapping[str, str], settings: _Settings) -> None:
     """Give what the variables say to `settings`."""
