@@ -9,6 +9,7 @@ import pty
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.resources import Resource
@@ -53,13 +54,11 @@ def run(*arguments):
 
 
 def as_a_process(*arguments, **options):
-    code = (
-        "import argparse, sys; from sw_agent.cli import show as m; p = argparse.ArgumentParser();"
-        f"m.add_arguments(p); sys.exit(m.run(p.parse_args({[str(a) for a in arguments]!r})))"
-    )
     environ = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     environ.update(options.pop("environ", {}))
-    return subprocess.run([sys.executable, "-c", code], env=environ, timeout=60, check=False, **options)
+    return subprocess.run(
+        [Path(sys.executable).parent / "sw-python", "show", *arguments], env=environ, timeout=60, check=False, **options
+    )
 
 
 def test_the_last_trace_is_shown_unless_one_is_named(path, capsys):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.resources import Resource
@@ -157,15 +158,13 @@ def test_a_wrong_configuration_is_said_and_the_status_is_two(tmp_path, capsys):
     assert "exprot" in capsys.readouterr().err
 
 
-def test_a_pipe_closed_early_is_no_error(tmp_path):
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_pipe_closed_early_is_no_error(tmp_path, options):
     path = tmp_path / "traces.db"
-    for _ in range(30):
+    for _ in range(20):
         record(path, "shop", "GET /" + "x" * 3000)
-    code = (
-        "import argparse, sys; from sw_agent.cli import traces as m; p = argparse.ArgumentParser();"
-        f"m.add_arguments(p); sys.exit(m.run(p.parse_args(['--json', '--limit', '30', '--path', {str(path)!r}])))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [Path(sys.executable).parent / "sw-python", "traces", *options, "--path", path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.wait(60) == 0
     assert process.stderr.read() == b""

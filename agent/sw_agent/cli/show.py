@@ -45,12 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the trace; the status is 1 where there is none such, 2 for a configuration that is wrong."""
-    from ..view.terminal import until_closed
-
-    return until_closed(lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
     from .._config import ConfigError
     from ..export.store import StoreError, read_trace
 

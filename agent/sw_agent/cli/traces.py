@@ -56,12 +56,6 @@ def add_path_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the list; the status is 1 for a store that cannot be read, 2 for a configuration that is wrong."""
-    from ..view.terminal import until_closed
-
-    return until_closed(lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> int:
     from .._config import ConfigError
     from ..export.store import StoreError, read_traces
 

@@ -144,10 +144,11 @@ class Columns:
         """Yield the parts of a bar in their styles, with a faint line at each mark where there is nothing else."""
         cell = 0
         for text, part in parts:
+            end = cell + len(text)
             if part == REST:
-                text = "".join("┊" if at in self._marks else " " for at in range(cell, cell + len(text)))
-            yield Segment(text, style if part == BAR else FAINT)
-            cell += len(text)
+                text = "".join("┊" if at in self._marks else " " for at in range(cell, end))
+            yield Segment(text.rstrip() if end == self._axis.width else text, style if part == BAR else FAINT)
+            cell = end
 
     def _process(self, row: Row) -> str:
         where = self._places[id(row.span)]
