@@ -68,7 +68,11 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
     module = import_module(f"{__name__}.{command}")
     parser = ArgumentParser(prog=f"sw-python {command}", description=COMMANDS[command])
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(rest)))
+    try:
+        options = parser.parse_args(rest)
+    except SystemExit as end:  # after --help, or for an argument that is wrong
+        return int(end.code or 0)
+    return int(module.run(options))
 
 
 def _unknown(command: str) -> str:

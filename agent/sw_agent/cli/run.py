@@ -73,8 +73,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = parse(argv)
         if options.help:
-            sys.stdout.write(HELP)
-            return 0
+            from ..view.terminal import until_closed
+
+            return until_closed(lambda: print(HELP, end="") or 0)
         environ = dict(os.environ) | options.variables
         environ.pop("SW_AGENT_COMMAND", None)  # of a launcher around this one
         config = (
