@@ -11,7 +11,7 @@ import pytest
 
 from sw_agent import _containment, _log
 
-sys.path.insert(0, str(Path(__file__).parent / "plugins"))  # for contract.py, also in spawned children
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "plugins")]  # receivers.py; contract.py
 
 
 class _Collector(logging.Handler):

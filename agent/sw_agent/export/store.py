@@ -13,7 +13,17 @@ from time import monotonic
 
 from .pipeline import Loss
 from .rows import clean, cleaned_row, resource_text, row
-from .stored import APPLICATION_ID, VERSION, StoredSpan, StoreError, TraceSummary, is_ours, read_trace, read_traces
+from .stored import (
+    APPLICATION_ID,
+    VERSION,
+    StoredSpan,
+    StoreError,
+    TraceSummary,
+    check_file,
+    is_ours,
+    read_trace,
+    read_traces,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +114,7 @@ def _open(path: str, patience: float) -> sqlite3.Connection:
         StoreError: the file is something else, or of another version.
         sqlite3.Error, OSError: it cannot be opened or written.
     """
+    check_file(path)
     _create_file(path)
     # Isolation level None: transactions are begun by hand. One thread at a time uses the connection, not always one.
     database = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)

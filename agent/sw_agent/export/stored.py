@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x53575059  # "SWPY": tells the store from other programs' SQLite files
 VERSION = 1
+MAGIC = b"SQLite format 3\0"
 
 
 class StoreError(Exception):
@@ -124,22 +125,33 @@ def read_trace(path: str, trace_id: str) -> list[StoredSpan]:
         return [StoredSpan(*row[:9], *map(json.loads, row[9:13]), *row[13:]) for row in rows]
 
 
+def check_file(path: str) -> None:
+    """Look at the file before SQLite does, which takes a short one for empty and overwrites it.
+
+    Not while this process has it open: closing it here would end SQLite's locks (POSIX).
+
+    Raises:
+        StoreError: there is something at `path` that is no SQLite file, and not empty.
+        OSError: it cannot be read.
+    """
+    if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise StoreError(f"{path} is no file; choose another export.path")
+        with open(path, "rb") as file:
+            begin = file.read(len(MAGIC))
+        if begin not in (b"", MAGIC):
+            raise StoreError(f"{path} is no SQLite database; move it away, or choose another export.path")
+
+
 def is_ours(database: sqlite3.Connection, path: str) -> bool:
     """Return whether the database is a store of this version, False where it is empty.
 
     Raises:
         StoreError: it is something else; nothing has been changed.
     """
-    try:
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise
-        raise StoreError(
-            f"{path} is no SQLite database ({error}); move it away, or choose another export.path"
-        ) from error
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     if (application, version) == (APPLICATION_ID, VERSION):
         return True
     if application == APPLICATION_ID:
@@ -157,11 +169,12 @@ def _reading(path: str) -> Iterator[sqlite3.Connection]:
     if not os.path.exists(path):
         raise StoreError(f"{path} does not exist: no span has been recorded there yet")
     try:
+        check_file(path)
         with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=5.0)) as database:
             if not is_ours(database, path):
                 raise StoreError(f"{path} is empty: no span has been recorded there yet")
             yield database
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise StoreError(f"{path}: {error}") from error
 
 

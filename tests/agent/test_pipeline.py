@@ -1,0 +1,413 @@
+"""The pipeline: the program's threads never wait for it, and its books balance."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import Tracer
+
+from sw_agent import _log
+from sw_agent.export.pipeline import Loss, Pipeline
+
+FOREVER = 60.0
+
+
+class Kept:
+    """An output that keeps what it is given, as soon as it may."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[ReadableSpan]] = []
+        self.may_send = threading.Event()
+        self.may_send.set()
+        self.asked = threading.Event()
+        self.while_sending: Callable[[], object] = lambda: None
+        self.seen: list[object] = []
+        self.losses: list[Loss] = []
+        self.opened = self.closed = 0
+        self.hurried = False
+        self.pipelines: list[Pipeline] = []
+
+    def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
+        self.asked.set()
+        self.may_send.wait(FOREVER)
+        self.seen.append(self.while_sending())
+        self.batches.append(list(spans))
+        return self.losses
+
+    def hurry(self) -> None:
+        self.hurried = True
+
+    def close(self) -> None:
+        self.closed += 1
+
+    @property
+    def names(self) -> list[str]:
+        return [span.name for batch in self.batches for span in batch]
+
+
+class Piped:
+    """A pipeline before an output, with a tracer that feeds it."""
+
+    def __init__(self, output: Kept, **changed: Any) -> None:
+        settings = {
+            "to": ("kept",),
+            "queue_size": 1000,
+            "batch_size": 100,
+            "flush_interval": FOREVER,
+            "export_timeout": FOREVER,
+            "exit_timeout": FOREVER,
+        }
+        self.output = output
+        self.pipeline = Pipeline(SimpleNamespace(**{**settings, **changed}), lambda _config, _patience: [output])  # type: ignore[arg-type]
+        output.pipelines.append(self.pipeline)
+        self.provider = TracerProvider(shutdown_on_exit=False, resource=Resource({}))
+        self.provider.add_span_processor(self.pipeline)  # type: ignore[arg-type]
+        self.tracer: Tracer = self.provider.get_tracer("tests")
+
+    def spans(self, *names: str) -> None:
+        for name in names:
+            self.tracer.start_span(name).end()
+
+    def assert_balanced(self) -> None:
+        pipeline = self.pipeline
+        assert pipeline.started == pipeline.ended + len(pipeline._open)
+        assert pipeline.ended == pipeline.delivered + pipeline.waiting + sum(pipeline.dropped.values())
+
+
+@pytest.fixture
+def output() -> Iterator[Kept]:
+    kept = Kept()
+    yield kept
+    kept.may_send.set()
+    for pipeline in kept.pipelines:
+        pipeline.worker.pause(FOREVER)
+        pipeline.worker.resume()
+
+
+@pytest.fixture
+def said() -> Iterator[Callable[[], list[str]]]:
+    records: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record.getMessage())
+
+    handler = Handler(logging.WARNING)
+    _log.logger().addHandler(handler)
+    yield lambda: records
+    _log.logger().removeHandler(handler)
+
+
+def test_a_span_carries_the_thread_it_began_in(output: Kept) -> None:
+    piped = Piped(output)
+    thread = threading.Thread(target=piped.spans, args=("there",), name="elsewhere")
+    thread.start()
+    thread.join()
+    piped.spans("here")
+    assert piped.pipeline.flush(FOREVER)
+    there, here = output.batches[0]
+    assert there.attributes is not None
+    assert here.attributes is not None
+    assert (there.attributes["thread.name"], there.attributes["thread.id"]) == ("elsewhere", thread.ident)
+    assert (here.attributes["thread.name"], here.attributes["thread.id"]) == ("MainThread", threading.get_ident())
+
+
+def test_a_thread_that_threading_does_not_know_stays_unknown_to_it(output: Kept) -> None:
+    piped = Piped(output)
+    done = threading.Event()
+    _thread.start_new_thread(lambda: (piped.spans("raw"), done.set()), ())
+    assert done.wait(FOREVER)
+    assert piped.pipeline.flush(FOREVER)
+    assert str(output.batches[0][0].attributes["thread.name"]).startswith("thread-")  # type: ignore[index]
+    assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
+
+
+def test_spans_leave_in_batches_of_the_configured_size(output: Kept) -> None:
+    piped = Piped(output, batch_size=3)
+    piped.spans(*"abcdefgh")
+    assert piped.pipeline.flush(FOREVER)
+    assert "".join(output.names) == "abcdefgh"
+    assert max(map(len, output.batches)) == 3
+    piped.assert_balanced()
+    assert piped.pipeline.delivered == 8
+
+
+def test_a_full_batch_leaves_without_waiting_for_the_interval(output: Kept) -> None:
+    piped = Piped(output, batch_size=3)
+    piped.spans(*"ab")
+    assert not output.asked.is_set()
+    piped.spans("c")
+    assert output.asked.wait(FOREVER)
+
+
+def test_a_span_leaves_after_the_interval(output: Kept) -> None:
+    piped = Piped(output, flush_interval=0.01)
+    piped.spans("a")
+    assert output.asked.wait(FOREVER)
+
+
+def test_the_program_does_not_wait_for_an_output_that_hangs(output: Kept, said: Callable[[], list[str]]) -> None:
+    piped = Piped(output, batch_size=2, queue_size=10)
+    output.may_send.clear()
+    piped.spans("first", "second")
+    assert output.asked.wait(FOREVER)
+    piped.spans(*(str(number) for number in range(15)))
+    piped.assert_balanced()
+    assert piped.pipeline.dropped == {"queue full": 5}
+    assert not piped.pipeline.flush(0.01)
+    output.may_send.set()
+    assert piped.pipeline.flush(FOREVER)
+    piped.assert_balanced()
+    assert piped.pipeline.delivered == 12
+    assert said() == ["spans dropped: 5 queue full"]
+
+
+def test_what_an_output_loses_is_counted_by_reason_and_said_once_a_minute_and_at_the_end(
+    output: Kept, said: Callable[[], list[str]]
+) -> None:
+    piped = Piped(output)
+    output.losses = [Loss(1, "not taken", "down since noon")]
+    for _ in range(3):
+        piped.spans("a", "b")
+        assert piped.pipeline.flush(FOREVER)
+    assert piped.pipeline.dropped == {"not taken": 3}
+    assert piped.pipeline.delivered == 3
+    piped.assert_balanced()
+    assert said() == ["spans dropped: 1 not taken (down since noon)"]
+    piped.pipeline.end(FOREVER)
+    assert said()[1:] == ["spans dropped: 2 not taken (down since noon)"]
+
+
+def test_an_output_that_raises_loses_its_batch_and_no_other(
+    output: Kept, said: Callable[[], list[str]], agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    output.while_sending = lambda: 1 / 0
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    output.while_sending = lambda: None
+    piped.spans("b")
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["b"]
+    assert piped.pipeline.dropped == {"failure of the agent": 1}
+    assert [record.getMessage() for record in agent_errors] == ["sending spans failed; the program goes on without it"]
+    agent_errors.clear()
+
+
+def test_a_span_that_is_not_sampled_is_neither_sent_nor_counted(output: Kept) -> None:
+    piped = Piped(output)
+    piped.provider.sampler = ALWAYS_OFF
+    piped.tracer = piped.provider.get_tracer("off")
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert (piped.pipeline.started, output.batches) == (0, [])
+
+
+def test_a_span_that_ends_twice_over_two_providers_is_sent_once(output: Kept) -> None:
+    piped = Piped(output)
+    piped.provider.add_span_processor(piped.pipeline)  # type: ignore[arg-type]
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a"]
+
+
+def test_spans_of_many_threads_are_all_sent_and_the_books_balance(output: Kept) -> None:
+    piped = Piped(output, queue_size=100_000, batch_size=50, flush_interval=0.001)
+    threads = [threading.Thread(target=piped.spans, args=("x",) * 500) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert piped.pipeline.flush(FOREVER)
+    piped.assert_balanced()
+    assert piped.pipeline.delivered == len(output.names) == 4000
+
+
+# The worker
+
+
+def test_the_worker_is_nowhere_in_threading(output: Kept) -> None:
+    piped = Piped(output)
+    output.while_sending = lambda: logging.getLogger("nobody").warning("asks for the current thread's name")
+    logging.getLogger("nobody").propagate = False
+    logging.getLogger("nobody").addHandler(logging.NullHandler())
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    piped.spans("b")
+    assert piped.pipeline.flush(FOREVER)
+    assert threading.enumerate() == [threading.main_thread()]
+    next_thread = threading.Thread()
+    assert int(next_thread.name.removeprefix("Thread-")) >= 1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux")
+def test_the_worker_is_named_and_blocks_all_signals(output: Kept) -> None:
+    piped = Piped(output)
+
+    def look() -> tuple[str, set[int]]:
+        with open(f"/proc/self/task/{_thread.get_native_id()}/comm") as file:
+            return file.read().strip(), signal.pthread_sigmask(signal.SIG_BLOCK, [])  # type: ignore[return-value]
+
+    output.while_sending = look
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    ((name, blocked),) = output.seen  # type: ignore[misc]
+    assert name == "sw-agent-export"
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD} <= blocked  # type: ignore[has-type]
+
+
+def test_sending_goes_on_in_a_context_of_its_own(output: Kept) -> None:
+    from opentelemetry import context, trace
+
+    piped = Piped(output)
+    output.while_sending = lambda: (
+        trace.get_current_span().get_span_context().is_valid,
+        context.get_value(context._SUPPRESS_INSTRUMENTATION_KEY),
+    )
+    with piped.tracer.start_as_current_span("outer"):
+        piped.spans("a")
+        assert piped.pipeline.flush(FOREVER)
+    assert output.seen == [(False, True)]
+
+
+def test_an_idle_worker_ends_and_lets_go_of_its_outputs(output: Kept) -> None:
+    piped = Piped(output, flush_interval=0.001)
+    piped.spans("a")
+    while piped.pipeline.worker._running.locked():
+        assert output.asked.wait(FOREVER)
+    assert output.closed == 1
+    piped.spans("b")
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a", "b"]
+
+
+def test_a_flush_from_many_threads_finds_everything_sent(output: Kept) -> None:
+    piped = Piped(output, flush_interval=0.001)
+    failures = []
+
+    def end_and_flush() -> None:
+        for number in range(50):
+            piped.spans(f"{threading.get_ident()}-{number}")
+            if not piped.pipeline.flush(FOREVER) or f"{threading.get_ident()}-{number}" not in output.names:
+                failures.append(number)
+
+    threads = [threading.Thread(target=end_and_flush) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_the_end_of_a_span_may_interrupt_the_end_of_a_span(output: Kept) -> None:
+    """A signal handler that ends spans, at any moment."""
+    piped = Piped(output, queue_size=10**6, batch_size=7, flush_interval=0.001)
+    before = signal.signal(signal.SIGALRM, lambda *_: piped.spans("in the handler"))
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        piped.spans(*("plain",) * 3000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert piped.pipeline.flush(FOREVER)
+    piped.assert_balanced()
+    assert output.names.count("plain") == 3000
+    assert "in the handler" in output.names
+
+
+# The end
+
+
+def test_the_end_waits_no_longer_than_it_may_and_says_what_is_left(output: Kept, said: Callable[[], list[str]]) -> None:
+    piped = Piped(output, batch_size=1)
+    output.may_send.clear()
+    piped.spans("a")
+    assert output.asked.wait(FOREVER)
+    piped.spans("b", "c")
+    piped.pipeline.end(0.01)
+    assert output.hurried
+    assert piped.pipeline.dropped == {"not sent in time": 3}
+    assert said() == ["spans dropped: 3 not sent in time (exit_timeout is 60 s)"]
+
+
+def test_an_ended_pipeline_takes_no_more_spans_and_has_no_thread(output: Kept) -> None:
+    piped = Piped(output)
+    piped.spans("a")
+    piped.pipeline.end(FOREVER)
+    piped.spans("late")
+    assert output.names == ["a"]
+    assert output.closed == 1
+    assert not piped.pipeline.worker._running.locked()
+    assert piped.pipeline.dropped == {"the agent has ended": 1}
+
+
+def test_shutting_a_provider_down_sends_and_goes_on(output: Kept) -> None:
+    piped = Piped(output)
+    piped.spans("a")
+    piped.provider.shutdown()
+    assert output.names == ["a"]
+    piped.spans("b")
+    assert piped.provider.force_flush()
+    assert output.names == ["a", "b"]
+
+
+def test_without_a_thread_the_flush_sends_by_itself(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter, where none can be started."""
+    piped = Piped(output)
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr("sw_agent.export.worker.start_new_thread", no_thread)
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert (output.names, output.closed) == (["a"], 1)
+
+
+# A fork
+
+
+def test_a_paused_worker_has_sent_everything_and_is_gone(output: Kept) -> None:
+    piped = Piped(output)
+    for number in range(20):
+        piped.spans(str(number))
+        assert piped.pipeline.worker.pause(FOREVER)
+        assert output.names == [str(n) for n in range(number + 1)]
+        if os.path.exists("/proc/self/task"):
+            assert len(os.listdir("/proc/self/task")) == 1
+        piped.pipeline.worker.resume()
+    assert output.closed == 20
+
+
+def test_a_worker_that_is_busy_is_not_waited_for_and_goes_on(output: Kept) -> None:
+    piped = Piped(output)
+    output.may_send.clear()
+    piped.spans("a")
+    assert not piped.pipeline.flush(0)
+    assert output.asked.wait(FOREVER)
+    assert not piped.pipeline.worker.pause(0.01)
+    piped.spans("b")
+    output.may_send.set()
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a", "b"]
+
+
+def test_what_ends_during_a_fork_is_sent_after_it(output: Kept) -> None:
+    piped = Piped(output)
+    assert piped.pipeline.worker.pause(FOREVER)
+    piped.spans("a")
+    assert not output.asked.is_set()
+    piped.pipeline.worker.resume()
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a"]

@@ -1,0 +1,73 @@
+"""Whole programs under `sw-python run`, for tests: what they print, how they end, what they leave in the store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sw_agent.export.store import StoredSpan, read_trace, read_traces
+
+SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
+PRELUDE = """\
+from opentelemetry import trace
+tracer = trace.get_tracer("program")
+S = tracer.start_as_current_span
+"""
+
+
+class Launched:
+    """A program in a folder of its own, with its own local store; every variable of the environment is given here."""
+
+    def __init__(self, folder: Path, code: str, *options: str, prelude: str = PRELUDE, **environ: str) -> None:
+        self.store = str(folder / "traces.db")
+        (folder / "app.py").write_text(prelude + code)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
+        self.process = subprocess.Popen(
+            [SW_PYTHON, "run", "--to", "local", *options, "--", "python", "-u", "app.py"],
+            cwd=folder,
+            env={
+                **kept,
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "HOME": str(folder),
+                "SW_EXPORT_PATH": self.store,
+                **environ,
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def read_line(self) -> str:
+        """Wait for the next line on stdout."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def end(self, expected: int = 0) -> str:
+        """Wait for the end, check the exit status and that nobody complained, and return the rest of stdout."""
+        out, err = self.end_with_stderr(expected)
+        assert err == ""
+        return out
+
+    def end_with_stderr(self, expected: int = 0) -> tuple[str, str]:
+        """Wait for the end, check the exit status, and return the rest of stdout, and stderr."""
+        try:
+            out, err = self.process.communicate(timeout=60)
+        finally:
+            self.process.kill()
+        assert self.process.returncode == expected, err
+        return out, err
+
+    def spans(self) -> list[StoredSpan]:
+        """Return all spans in the store."""
+        if not os.path.exists(self.store):
+            return []
+        return [
+            span for trace in read_traces(self.store, limit=10**6) for span in read_trace(self.store, trace.trace_id)
+        ]
+
+    def names(self) -> list[str]:
+        """Return the names of all spans in the store, sorted."""
+        return sorted(span.name for span in self.spans())
