@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from ._config import Config
 
-HANDED_DOWN = "SW_AGENT_PROGRAM_SPAN"  # pid of the process whose span TRACEPARENT names
 CARRIER = ("traceparent", "tracestate", "baggage")
 
 _span: Span | None = None
@@ -37,13 +36,11 @@ def start(config: Config) -> None:
     from .snapshot import ContextSnapshot, set_current_context
 
     inherited = ContextCarrier({name: os.environ.get(name.upper(), "") for name in CARRIER}).extract_w3c()
-    name = name_of(sys.orig_argv) or config.command if HANDED_DOWN in os.environ else config.command
-    _span = get_tracer("sw_agent.program").start_span(name, inherited.context)
+    _span = get_tracer("sw_agent.program").start_span(config.command, inherited.context)
     context = set_span_in_context(_span, inherited.context)
     set_current_context(context)
     for header, value in ContextCarrier.inject_w3c(ContextSnapshot(context)).items():
         os.environ[header.upper()] = value
-    os.environ[HANDED_DOWN] = str(os.getpid())
     _lifecycle.before_end(end)
     _lifecycle.when_forked(_forget)
 
@@ -77,19 +74,6 @@ def end(error: BaseException | None = None) -> None:
         )
         span.set_status(StatusCode.ERROR, f"{kind.__name__}: {error}")
     span.end()
-
-
-def name_of(command_line: list[str]) -> str:
-    """Return what a child process shall be called: its script's name, or `-m module`."""
-    arguments = iter(command_line[1:])
-    for argument in arguments:
-        if argument in ("-m", "-c"):
-            return f"-m {next(arguments, '')}" if argument == "-m" else "-c"
-        if argument in ("-W", "-X"):
-            next(arguments, None)
-        elif not argument.startswith("-"):
-            return os.path.basename(argument)
-    return ""
 
 
 def _hosted_by_multiprocessing(command_line: list[str]) -> bool:
