@@ -165,6 +165,19 @@ def test_an_exception_is_told_where_it_was_raised_and_marks_the_spans_it_came_th
     assert len(lines) == 7
 
 
+def test_the_tree_goes_on_beside_a_note():
+    fields = {"status": "ERROR", "status_description": "no milk"}
+    spans = [
+        span(1, None, "root", 0, 9),
+        span(2, 1, "task", 4, 6, **fields),
+        span(3, 2, "x", 5, 6),
+        span(4, 1, "y", 7, 8),
+    ]
+    lines = picture(spans)
+    assert lines[6] == "│  │  no milk"
+    assert lines[7].startswith("│  └─ x")
+
+
 def test_an_exception_that_a_span_got_over_is_told_without_failing_it():
     lines = picture([span(1, None, "root", 0, 9, events=[exception("KeyError", "'x'")])])
     assert lines[4].startswith("root")
@@ -306,6 +319,7 @@ def test_in_a_terminal_errors_are_red_and_each_thread_has_a_colour():
     assert "\x1b[36mMainThread" in root
     assert "\x1b[32mw" in bad
     assert "\x1b[31m✗ bad" in bad
+    assert "\x1b[31m▐█" in bad
 
 
 @pytest.mark.parametrize(

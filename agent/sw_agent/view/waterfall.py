@@ -29,8 +29,7 @@ _BETWEEN = " · "
 class Waterfall:
     """A renderable of `rich`: the spans of one trace, at least one, in the width that the console has.
 
-    With `show_all` no repetition is folded. No line is longer than the console is wide; nothing that a span carries
-    reaches the terminal as a control character.
+    With `show_all` no repetition is folded. Nothing that a span carries reaches the terminal as a control character.
     """
 
     def __init__(self, spans: Sequence[StoredSpan], *, show_all: bool = False) -> None:
@@ -41,7 +40,7 @@ class Waterfall:
         width = options.max_width
         columns = Columns(self._spans, self._rows, width)
         for line in (*self._header(width), [], columns.heading(), *columns.lines(), *self._remarks(width)):
-            yield from Segment.adjust_line_length(line, width, pad=False)
+            yield from line
             yield Segment.line()
 
     def _header(self, width: int) -> Iterator[Line]:
