@@ -130,6 +130,7 @@ class _Settings:
         self.sources = dict.fromkeys(self.values, "default")
         self.resource_attributes: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.unloadable: set[str] = set()
         self._plugin_keys: dict[str, dict[str, Key]] = {}
 
     def set(self, key: Key, value: object, source: str) -> None:
@@ -199,6 +200,7 @@ class _Settings:
                 options = self.entries[name].load().options
             except (Exception, SystemExit):
                 options = ()
+                self.unloadable.add(name)
             keys = {o.name: plugin_key(name, o.name, o.default, o.help, o.choices) for o in options}
             self._plugin_keys[name] = enabled | keys
         return self._plugin_keys[name]

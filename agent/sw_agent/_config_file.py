@@ -73,10 +73,9 @@ class _Reader:
             self._refuse("plugins", name, f"{name} is a section: write [{section}] on a line of its own")
         only_enabled = "enabled" if set(content) <= {"enabled"} else ""
         keys = self._settings.plugin_keys(name, asked=only_enabled)
-        if len(keys) == 1 and not only_enabled:  # it cannot be imported, or has no options
-            return
         for option, value in content.items():
-            self._read_key(section, keys, option, value)
+            if option in keys or name not in self._settings.unloadable:
+                self._read_key(section, keys, option, value)
 
     def _read_key(self, section: str, keys: Mapping[str, Key], name: str, value: Any) -> None:
         if name not in keys:
