@@ -72,7 +72,7 @@ def listed(capsys, *arguments):
 def test_the_newest_trace_comes_first_with_all_that_is_known_of_it(store, capsys):
     assert run("--path", store) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["trace", "when", "service", "root", "span", "time", "spans", "errors"]
+    assert heading.split() == ["trace", "when", "began", "service", "root", "span", "time", "spans", "errors"]
     assert [line.split()[-1] for line in lines] == ["0", "1", "0"]
     for part in ("min ago", time.strftime("%Y-"), "shop", "GET /pay", "100 ms"):
         assert part in lines[1]
@@ -169,3 +169,13 @@ def test_a_pipe_closed_early_is_no_error(tmp_path, options):
     assert process.wait(60) == 0
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+def test_a_narrow_terminal_still_says_what_matters(store, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    record(store, "a service with a long name", "a root span with a very long name", ago_s=1)
+    assert run("--path", store) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert len(line) <= 60
+    assert line.split()[-4:] == ["100", "ms", "2", "0"]
+    assert "s ago" in line

@@ -83,10 +83,10 @@ def run(options: argparse.Namespace) -> int:
 
         print(json.dumps([_as_json(summary) for summary in summaries], indent=2))
     elif summaries:
-        from ..view.listing import listing
+        from ..view.listing import Listing
         from ..view.terminal import show
 
-        show(listing(summaries, time.time_ns()))
+        show(Listing(summaries, time.time_ns()))
     elif any((options.service, options.name, options.min_duration, options.errors, options.since)):
         print(f"No trace in {path} is like that.")
     else:

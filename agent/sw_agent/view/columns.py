@@ -27,7 +27,7 @@ _HUES = ("cyan", "green", "magenta", "blue", "yellow")
 _OF_PLACES = [Style(color=hue) for hue in (*_HUES, "bright_cyan", "bright_green", "bright_blue", "bright_yellow")]
 _OF_NOTES = {FAILED: ("", RED), RECORDED: ("! ", YELLOW), FOLLOWS: ("↳ ", FAINT)}
 _NARROW = 80
-_GAP = "  "
+GAP = "  "
 _LINES_OF_A_NOTE = 3
 _NAME_OF_A_FOLD = 24
 
@@ -41,7 +41,7 @@ class Column(NamedTuple):
 
     def cell(self, text: str) -> str:
         """Return the text in the column's width, and the gap after it."""
-        return (text.rjust(self.width) if self.number else fit(text, self.width, keep_end=True)) + _GAP
+        return (text.rjust(self.width) if self.number else fit(text, self.width, keep_end=True)) + GAP
 
 
 class Columns:
@@ -61,14 +61,15 @@ class Columns:
         places = dict.fromkeys(self._places.values())
         self._styles = {place: _OF_PLACES[number % len(_OF_PLACES)] for number, place in enumerate(places)}
         self._several_services = len({place.service for place in places}) > 1
+        self._process_title = "process" if self._several_services else "pid"
         self._several_processes = len({place.of_process for place in places}) > 1
         self._narrow = width < _NARROW
 
         self._columns = list(self._columns_of(shown, width))
-        rest = width - sum(column.width + len(_GAP) for column in self._columns) - len(_GAP)
+        rest = width - sum(column.width + len(GAP) for column in self._columns) - len(GAP)
         most = max(rest - (width // 5 if self._narrow else width * 3 // 10), 12)
-        self._levels = max(most // (4 if self._narrow else 6), 1)
-        others = width - rest - len(_GAP)
+        self._levels = max(most // (4 if self._narrow else 6), 1)  # half of the names' column for the tree
+        others = width - rest - len(GAP)
         self._names = max(
             _widest("span", (self._tree(row) + _name(row) for row in shown), most),
             _widest("", ((self._tree(row) + _folded(row))[others:] for row in rows if isinstance(row, Fold)), most),
@@ -82,7 +83,7 @@ class Columns:
     def _columns_of(self, rows: Sequence[Row], width: int) -> Iterator[Column]:
         places = self._places.values()
         if self._several_processes:
-            title = "process" if self._several_services else "pid"
+            title = self._process_title
             yield Column(title, _widest(title, (self._process(row) for row in rows), width // 5))
         yield Column("thread", _widest("thread", (place.thread for place in places), max(width // 5, 10)))
         yield Column("time", _widest("time", (_time(row.span) for row in rows), 8), number=True)
@@ -97,7 +98,7 @@ class Columns:
             if not labels or begin > len(labels):
                 labels = labels.ljust(begin) + label
         titles = "".join(column.cell(column.title) for column in self._columns)
-        return [Segment(fit("span", self._names) + _GAP + titles + labels, FAINT)]
+        return [Segment(fit("span", self._names) + GAP + titles + labels, FAINT)]
 
     def lines(self) -> Iterator[Line]:
         """Return the line of each row, and under it its notes."""
@@ -116,10 +117,8 @@ class Columns:
         span, where, tree = row.span, self._places[id(row.span)], self._tree(row)
         failed, is_root = span.status == "ERROR", row.above is None
         moved = row.above is None or self._process(row.above) != self._process(row)
-        process = (self._process(row), PLAIN if moved else FAINT)
         cells = {
-            "pid": process,
-            "process": process,
+            self._process_title: (self._process(row), PLAIN if moved else FAINT),
             "thread": (where.thread, self._styles[where]),
             "time": (_time(span), PLAIN),
             "waited": (_waited(span), FAINT),
@@ -128,14 +127,14 @@ class Columns:
         bar = self._axis.bar(span.start_ns, span.end_ns, _wait_ns(span))
         return [
             Segment(tree, FAINT),
-            Segment(fit(_name(row), self._names - cell_len(tree)) + _GAP, name_style),
+            Segment(fit(_name(row), self._names - cell_len(tree)) + GAP, name_style),
             *(Segment(column.cell(cells[column.title][0]), cells[column.title][1]) for column in self._columns),
             *self._drawn(bar, RED if failed else self._styles[where]),
         ]
 
     def _fold(self, fold: Fold) -> Line:
         tree = self._tree(fold)
-        text = fit(_folded(fold), self._before_bars - cell_len(tree)) + _GAP
+        text = fit(_folded(fold), self._before_bars - cell_len(tree)) + GAP
         start_ns, end_ns = min(span.start_ns for span in fold.spans), max(span.end_ns for span in fold.spans)
         bar = self._drawn(self._axis.stretch(start_ns, end_ns), FAINT)
         return [Segment(tree, FAINT), Segment(text, RED if fold.errors else FAINT), *bar]
