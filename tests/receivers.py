@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ class Received:
     def __init__(self) -> None:
         self.endpoint = ""
         self.requests: list[ExportTraceServiceRequest] = []
+        self.encodings: list[str | None] = []
         self.status = 200
         self.answer = threading.Event()
         self.answer.set()
@@ -62,9 +64,8 @@ class Received:
 
 
 def attributes_of(span: Span) -> dict[str, object]:
-    return {
-        attribute.key: getattr(attribute.value, attribute.value.WhichOneof("value")) for attribute in span.attributes
-    }
+    kinds = {attribute.key: attribute.value.WhichOneof("value") for attribute in span.attributes}
+    return {each.key: getattr(each.value, kinds[each.key]) for each in span.attributes if kinds[each.key]}
 
 
 @contextmanager
@@ -76,6 +77,9 @@ def http_collector() -> Iterator[Received]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.encodings.append(self.headers["Content-Encoding"])
+            if received.encodings[-1] == "gzip":
+                body = gzip.decompress(body)
             status = received.status
             if status == 200:
                 received.take(ExportTraceServiceRequest.FromString(body))

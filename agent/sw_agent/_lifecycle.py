@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ._containment import contain
 from .export.pipeline import Pipeline
@@ -35,7 +36,7 @@ def start(config: Config) -> None:
 
     _config = config
     pipeline = Pipeline(config)
-    atexit.register(_end)
+    atexit.register(_at_exit)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 
@@ -61,6 +62,26 @@ def flush(timeout: float | None = None) -> bool:
 
 
 # The ends of a process
+
+
+def _at_exit() -> None:
+    _end()
+    _remember_interrupt()
+
+
+def _remember_interrupt() -> None:
+    """Let a program that Ctrl-C has ended have its exit status.
+
+    Python kills itself by SIGINT where a flag says that the last text it has run was interrupted. Running another text
+    resets the flag, and `namedtuple`, in a module that is imported for the flush, does run one.
+    """
+    error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # last_exc: since 3.12
+    frame = error.__traceback__.tb_frame if type(error) is KeyboardInterrupt and error.__traceback__ else None
+    if frame is not None and frame.f_back is None:  # caught by nobody: its traceback begins at the outermost frame
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            return
 
 
 def _end(error: BaseException | None = None) -> None:
