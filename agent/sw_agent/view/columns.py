@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 PLAIN, FAINT, BOLD = Style.null(), Style(dim=True), Style(bold=True)
 RED, BOLD_RED, YELLOW = Style(color="red"), Style(color="red", bold=True), Style(color="yellow")
-_HUES = ("cyan", "green", "magenta", "blue", "yellow")
-_OF_PLACES = [Style(color=hue) for hue in (*_HUES, "bright_cyan", "bright_green", "bright_blue", "bright_yellow")]
+_HUES = ("cyan", "green", "blue", "yellow", "magenta")
+_OF_PLACES = [Style(color=hue) for hue in (*_HUES, *(f"bright_{hue}" for hue in _HUES))]
 _OF_NOTES = {FAILED: ("", RED), RECORDED: ("! ", YELLOW), FOLLOWS: ("↳ ", FAINT)}
 _NARROW = 80
 GAP = "  "
