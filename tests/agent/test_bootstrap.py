@@ -1,0 +1,223 @@
+"""What happens in a traced process before the program: plugins found, brought in when needed, and contained."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sw_agent import _bootstrap
+
+SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
+PLUGIN = """
+from sw_agent.plugin import Option, Plugin
+plugin = Plugin("mine", options=[Option("greeting", "hello", "what it says")], requires="mylib>=2,<3")
+
+@plugin.before("mylib:work")
+def say_so(instance, args, kwargs):
+    print(plugin.settings["greeting"], *args)
+"""
+PROGRAM = "print('start'); import mylib; mylib.work('args'); mylib.work('args'); print('end')"
+
+
+class Site:
+    """A folder on PYTHONPATH with a library, and a distribution that brings a plugin for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "mylib.py").write_text("def work(*args): print('work', *args)\n")
+        self.distribution("mylib", "2.5")
+        self.plugin(PLUGIN)
+
+    def distribution(self, name: str, version: str, entry_points: str = "") -> None:
+        info = self.folder / f"{name}.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(entry_points)
+
+    def plugin(self, code: str, entry: str = "mine = theplugin:plugin [mylib]") -> None:
+        (self.folder / "theplugin.py").write_text(code)
+        self.distribution("theplugin", "1.0", f"[console_scripts]\nx = y:z\n\n[sw_agent.plugins]\n{entry}\n")
+
+    def run(self, *options: str, program: str = PROGRAM, **variables: str) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
+        home = {"HOME": str(self.folder), "PYTHONPATH": str(self.folder), "SW_EXPORT_TO": "none"}
+        return subprocess.run(
+            [SW_PYTHON, "run", *options, "-c", program],
+            env={**kept, **home, **variables},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+UNTOUCHED = "start\nwork args\nwork args\nend\n"
+
+
+def test_a_plugin_of_somebody_elses_is_found_and_installed_with_its_options(site):
+    done = site.run(SW_PLUGIN_MINE_GREETING="good morning")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "start\ngood morning args\nwork args\ngood morning args\nwork args\nend\n"
+
+
+def test_a_plugin_is_not_imported_before_its_library(site):
+    site.plugin("print('plugin imported')" + PLUGIN)
+
+    done = site.run(program="import sys; print('mylib' in sys.modules, 'theplugin' in sys.modules); import mylib")
+
+    assert done.stdout == "False False\nplugin imported\n"
+
+
+def test_a_plugin_without_triggers_is_brought_in_at_the_start(site):
+    site.plugin("print('plugin imported')" + PLUGIN, entry="mine = theplugin:plugin")
+
+    assert site.run(program="print('start')").stdout == "plugin imported\nstart\n"
+
+
+def test_a_library_that_is_loaded_already_is_handled_at_once(site):
+    (site.folder / "early.py").write_text("import mylib; print('early')\n")
+    (site.folder / "earlier.dist-info").mkdir()
+    site.distribution("earlier", "1", "[sw_agent.plugins]\nanother = early:plugin\n")
+
+    done = site.run()
+
+    assert done.stdout.startswith("early\nstart\nhello args\nwork args\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"SW_AGENT_DISABLE_PLUGINS": "mine"},
+        {"SW_PLUGIN_MINE_ENABLED": "false"},
+        {"SW_AGENT_ENABLED": "false"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_plugin_that_is_off_leaves_its_library_untouched(site, options):
+    site.plugin("print('plugin imported')" + PLUGIN)
+
+    done = site.run(**options)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, UNTOUCHED, "")
+
+
+def test_a_plugin_is_switched_off_by_the_command_line_and_the_file(site):
+    assert site.run("--disable", "mine").stdout == UNTOUCHED
+    (site.folder / "agent.toml").write_text("[plugins.mine]\nenabled = false\n")
+    assert site.run().stdout == UNTOUCHED
+
+
+FAILURES = {
+    "raises on import": ("raise RuntimeError('on purpose')", "plugin mine failed"),
+    "ends the process on import": ("raise SystemExit(5)", "plugin mine failed"),
+    "imports what is not there": ("import nothing_of_that_name", "No module named 'nothing_of_that_name'"),
+    "is no Python": ("def broken(:", "SyntaxError"),
+    "has no such attribute": ("", "module 'theplugin' has no attribute 'plugin'"),
+    "is no plugin": ("plugin = 3", "theplugin:plugin is no Plugin"),
+    "has another name": (PLUGIN.replace('"mine"', '"other"'), "is named 'other', its entry point 'mine'"),
+    "raises in install": (
+        PLUGIN + "\ndef install(settings): raise RuntimeError('on purpose')\nplugin.install = install",
+        "plugin mine failed",
+    ),
+    "has a target that is not there": (PLUGIN.replace("mylib:work", "mylib:gone"), "mylib:gone does not exist"),
+    "raises in its interceptor": (PLUGIN.replace("    print(", "    raise RuntimeError("), "mylib:work failed"),
+    "requires what is no requirement": (PLUGIN.replace("mylib>=2,<3", "mylib >>> 2"), "plugin mine failed"),
+}
+
+
+@pytest.mark.parametrize(("code", "said"), FAILURES.values(), ids=FAILURES)
+def test_a_plugin_that_fails_is_contained_and_said_once(site, code, said):
+    site.plugin(code)
+
+    done = site.run(SW_PLUGIN_MINE_GREETING="hi")  # so that the check of the configuration imports it too
+
+    assert (done.returncode, done.stdout) == (0, UNTOUCHED)
+    assert said in done.stderr
+    assert done.stderr.count("the program goes on without it") == 1
+
+
+def test_an_entry_point_that_names_nothing_is_contained(site):
+    site.plugin(PLUGIN, entry="mine = nothing_of_that_name:plugin [mylib]")
+
+    done = site.run()
+
+    assert (done.returncode, done.stdout) == (0, UNTOUCHED)
+    assert "No module named 'nothing_of_that_name'" in done.stderr
+
+
+def test_a_plugin_for_other_versions_of_its_library_is_left_out_with_a_line_that_says_so(site):
+    site.distribution("mylib", "3.1")
+
+    done = site.run()
+
+    assert (done.returncode, done.stdout) == (0, UNTOUCHED)
+    assert done.stderr == ("sw-python: WARNING: plugin mine is left out: mylib 3.1 is installed, supported is <3,>=2\n")
+
+
+def test_broken_metadata_of_other_distributions_is_no_concern(site):
+    site.distribution("odd", "1", "no section\n[sw_agent.plugins]\nno equals sign\n# a = b:c\n; a = b:c\n[half\n")
+    (site.folder / "binary.dist-info").mkdir()
+    (site.folder / "binary.dist-info/entry_points.txt").write_bytes(b"[sw_agent.plugins]\n\xff = x:y\n")
+    (site.folder / "file.dist-info").write_text("no folder")
+
+    assert site.run().stdout.startswith("start\nhello args\n")
+
+
+def test_starting_twice_is_starting_once(site):
+    done = site.run(program=f"from sw_agent import _bootstrap; _bootstrap.start(); _bootstrap.start()\n{PROGRAM}")
+
+    assert done.stdout.count("hello") == 2
+
+
+def test_a_process_without_stderr_runs(site):
+    code = f"import os, subprocess, sys; os.environ['SW_EXPORT_TO'] = 'wrong'; os.close(2)\n" \
+           f"sys.exit(subprocess.call([sys.executable, '-c', {PROGRAM!r}]))"  # fmt: skip
+
+    done = site.run(program=code)
+
+    assert (done.returncode, done.stdout) == (0, UNTOUCHED)
+
+
+@pytest.mark.parametrize(
+    ("argv", "left_alone"),
+    [
+        (["python", "/venv/bin/sw-python", "run", "app.py"], True),
+        (["python", "-c", "from multiprocessing.resource_tracker import main;main(5)"], True),
+        (["python", "-c", "from multiprocessing.forkserver import main; main(1, 2, [], **{})"], False),
+        (
+            ["python", "-c", "from multiprocessing.spawn import spawn_main; spawn_main()", "--multiprocessing-fork"],
+            False,
+        ),
+        (["python", "app.py", "sw-python"], False),
+        (["python"], False),
+        ([], False),
+    ],
+)
+def test_processes_that_do_no_work_of_the_programs_are_left_alone(argv, left_alone):
+    assert _bootstrap._is_left_alone(argv) is left_alone
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_a_program_of_several_processes_has_one_program_span(site, method):
+    program = (
+        "import multiprocessing\n"
+        f"process = multiprocessing.get_context({method!r}).Process(target=print, args=('in the child',))\n"
+        "process.start(); process.join()"
+    )
+
+    done = site.run("--program-span", program=program, SW_EXPORT_TO="console")
+
+    assert (done.returncode, done.stdout) == (0, "in the child\n")
+    assert len(done.stderr.splitlines()) == 1
+    assert "'-c'" in done.stderr
