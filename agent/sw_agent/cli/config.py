@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from .. import _config, _discovery
@@ -30,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_options: argparse.Namespace) -> int:
-    """Print the file."""
+    """Print the file, as UTF-8 whatever the locale's encoding is: TOML has no other."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     print(_HEAD)
     for section in dict.fromkeys(key.section for key in KEYS):
         print("\n".join(_section(section, [key for key in KEYS if key.section == section])))

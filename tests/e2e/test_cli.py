@@ -1,0 +1,354 @@
+"""The command line as a newcomer and as a pipe meet it: `config`, `plugins`, `doctor`, help and mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sw_agent.cli import COMMANDS
+
+SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
+READING = ("config", "plugins", "doctor", "traces", "show")
+
+
+@pytest.fixture
+def environ(tmp_path):
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON", "XDG_"))
+    }
+    return {**kept, "HOME": str(tmp_path), "COLUMNS": "200"}
+
+
+@pytest.fixture
+def sw_python(tmp_path, environ):
+    def sw_python(*arguments, **variables):
+        return subprocess.run(
+            [SW_PYTHON, *arguments],
+            env={**environ, **variables},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return sw_python
+
+
+@pytest.fixture
+def doctor(sw_python):
+    """Return the doctor's findings and exit status."""
+
+    def doctor(*arguments, **variables):
+        done = sw_python("doctor", "--json", *arguments, **variables)
+        assert done.stderr == ""
+        return json.loads(done.stdout), done.returncode
+
+    return doctor
+
+
+def install(folder, name, version="1.0", entry_points=""):
+    """Make a distribution in a folder that is put on PYTHONPATH."""
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
+# Help and mistakes
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)], ids=" ".join)
+def test_help_lists_every_command(sw_python, arguments):
+    done = sw_python(*arguments)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(command in done.stdout for command in COMMANDS)
+    assert "sw-python run --show app.py" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(sw_python, command):
+    done = sw_python(command, "--help")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"sw-python {command}" in done.stdout
+
+
+def test_the_version_is_that_of_the_distribution(sw_python):
+    assert sw_python("--version").stdout == "sw-python 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("plugin", "; did you mean 'plugins'?"),
+        ("app.py", "; did you mean `sw-python run app.py`?"),
+        ("--debug", ""),
+    ],
+)
+def test_an_unknown_command_is_2_and_names_the_nearest(sw_python, command, hint):
+    done = sw_python(command)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"sw-python: there is no command {command!r}{hint}\n")
+
+
+@pytest.mark.parametrize("command", READING)
+def test_an_unknown_option_of_a_command_is_2(sw_python, command):
+    done = sw_python(command, "--no-such-option")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--no-such-option" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [*((command,) for command in READING), *((c, "--help") for c in COMMANDS), ()])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_that_goes_away_is_no_error(tmp_path, environ, arguments, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [SW_PYTHON, *arguments],
+        env={**environ, "PYTHONUNBUFFERED": unbuffered},
+        cwd=tmp_path,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+# sw-python config
+
+
+def test_config_prints_a_file_that_changes_nothing(sw_python, tmp_path):
+    before = sw_python("doctor", "--json")
+    printed = sw_python("config")
+    (tmp_path / "agent.toml").write_text(printed.stdout)
+    after = sw_python("doctor", "--json")
+
+    assert (printed.returncode, printed.stderr) == (0, "")
+
+    def values(done):
+        found = json.loads(done.stdout)["configuration"]
+        return {key: it["value"] for key, it in found.items() if not key.startswith("plugins.")}
+
+    assert values(after) == values(before)
+    assert sw_python("plugins").stdout == sw_python("plugins", SW_AGENT_CONFIG=os.devnull).stdout
+
+
+def test_config_shows_every_key_default_and_variable_also_of_other_peoples_plugins(sw_python, tmp_path):
+    install(tmp_path / "lib", "theirs", entry_points="[sw_agent.plugins]\ntheirs = theirs:plugin\nbad = nothing:p\n")
+    (tmp_path / "lib/theirs.py").write_text(
+        "from sw_agent.plugin import *\n"
+        "options = [Option('limit', 3, 'how many \"at once\", größer'), Option('names', ['a\"b'], 'x')]\n"
+        "plugin = Plugin('theirs', options=options)"
+    )
+
+    printed = sw_python("config", PYTHONPATH=str(tmp_path / "lib"), PYTHONIOENCODING="latin-1")  # TOML is UTF-8
+    (tmp_path / "agent.toml").write_text(printed.stdout)
+
+    for line in (
+        "ratio = 1.0",
+        "# a number, at least 0, at most 1; SW_SAMPLING_RATIO, OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG",
+        'to = "auto"',
+        "[plugins.theirs]",
+        "limit = 3",
+        "# a whole number; SW_PLUGIN_THEIRS_LIMIT",
+        '# how many "at once", größer',
+        'names = ["a\\"b"]',
+        "[plugins.bad]",
+    ):
+        assert line in printed.stdout.splitlines()
+    assert sw_python("run", "-c", "print('runs')", PYTHONPATH=str(tmp_path / "lib")).stdout == "runs\n"
+
+
+# sw-python plugins
+
+
+def test_plugins_says_which_are_on_and_why_others_are_not(sw_python, tmp_path):
+    lib = tmp_path / "lib"
+    points = "old = old:plugin [oldlib]\nbad = bad:plugin\nabsent = absent:plugin [absentlib]\n"
+    install(lib, "theirs", "7.1", entry_points=f"[sw_agent.plugins]\n{points}")
+    install(lib, "oldlib", "1.0")
+    (lib / "old.py").write_text("from sw_agent.plugin import Plugin; plugin = Plugin('old', requires='oldlib>=2')")
+    (lib / "absent.py").write_text(
+        "from sw_agent.plugin import Plugin; plugin = Plugin('absent', requires='absentlib')"
+    )
+    (lib / "bad.py").write_text("raise RuntimeError('on purpose')")
+    (tmp_path / "agent.toml").write_text('[plugins]\ndisable = ["logging"]\n')
+    variables = {"PYTHONPATH": str(lib), "SW_PLUGIN_ASYNCIO_ENABLED": "false"}
+
+    done = sw_python("plugins", "--json", **variables)
+    table = sw_python("plugins", **variables)
+
+    assert (done.returncode, done.stderr, table.returncode, table.stderr) == (0, "", 0, "")
+    found = {it["name"]: it for it in json.loads(done.stdout)}
+    expected = {
+        "threading": ("on", None),
+        "logging": ("off", "disabled by agent.toml"),
+        "asyncio": ("off", "disabled by SW_PLUGIN_ASYNCIO_ENABLED"),
+        "old": ("unsupported", "oldlib 1.0 is installed, supported is >=2"),
+        "bad": ("failed", "RuntimeError: on purpose"),
+        "absent": ("on", None),
+    }
+    assert {name: (found[name]["state"], found[name]["why"]) for name in expected} == expected
+    assert (found["old"]["library"], found["old"]["version"], found["old"]["supported"]) == ("oldlib", "1.0", ">=2")
+    assert found["absent"]["version"] is None
+    assert (found["old"]["distribution"], found["threading"]["distribution"]) == ("theirs 7.1", "sw-python 0.1.0")
+    for it in found.values():
+        line = next(line for line in table.stdout.splitlines() if line.startswith(it["name"]))
+        assert all(text in line for text in (it["state"], it["why"] or "", it["distribution"]))
+
+
+def test_plugins_of_an_agent_that_is_switched_off_are_off(sw_python):
+    found = json.loads(sw_python("plugins", "--json", SW_AGENT_ENABLED="false").stdout)
+
+    assert {(it["state"], it["why"]) for it in found} == {("off", "the agent is off: SW_AGENT_ENABLED")}
+
+
+def test_plugins_with_a_wrong_configuration_is_2(sw_python):
+    done = sw_python("plugins", "--config", "none.toml")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sw-python: none.toml: No such file or directory\n"
+
+
+# sw-python doctor
+
+
+def test_doctor_is_content_with_a_healthy_installation(doctor, sw_python):
+    report, status = doctor()
+
+    assert (status, report["healthy"], report["problems"]) == (0, True, [])
+    assert report["interpreter"]["executable"] == sys.executable
+    assert (Path(report["bootstrap"]) / "sitecustomize.py").is_file()
+    assert report["collector"] is None
+    assert (report["store"]["exists"], report["store"]["writable"]) == (False, True)
+    assert sw_python("doctor").stdout.endswith("all is well\n")
+
+
+def test_doctor_shows_each_value_with_its_source(doctor, sw_python, tmp_path):
+    (tmp_path / "mine.toml").write_text("[sampling]\nratio = 0.5\n[plugins.threading]\nenabled = false\n")
+
+    report, _ = doctor("--config", "mine.toml", SW_AGENT_NAME="shop", OTEL_BSP_MAX_QUEUE_SIZE="99")
+
+    assert report["file"] == str(tmp_path / "mine.toml")
+    configuration = report["configuration"]
+    assert configuration["sampling.ratio"] == {"value": 0.5, "source": "mine.toml"}
+    assert configuration["agent.name"] == {"value": "shop", "source": "SW_AGENT_NAME"}
+    assert configuration["export.queue_size"] == {"value": 99, "source": "OTEL_BSP_MAX_QUEUE_SIZE"}
+    assert configuration["plugins.threading.enabled"] == {"value": False, "source": "mine.toml"}
+    assert configuration["export.batch_size"]["source"] == "default"
+    text = sw_python("doctor", "--config", "mine.toml").stdout
+    assert any(line.split() == ["sampling.ratio", "0.5", "mine.toml"] for line in text.splitlines())
+
+
+def test_doctor_tries_the_collector(doctor):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        report, status = doctor(SW_EXPORT_ENDPOINT=endpoint)
+        assert (status, report["collector"]["reachable"]) == (0, True)
+        assert report["collector"]["endpoint"] == f"{endpoint}/v1/traces"
+        grpc, _ = doctor(SW_EXPORT_ENDPOINT=endpoint.removeprefix("http://"), SW_EXPORT_PROTOCOL="grpc")
+        assert grpc["collector"]["reachable"]
+
+    report, status = doctor(SW_EXPORT_ENDPOINT=endpoint)
+
+    assert (status, report["collector"]["reachable"]) == (1, False)
+    assert report["problems"][0].startswith(f"no collector answers at {endpoint}/v1/traces: ")
+
+
+def test_doctor_finds_a_store_that_cannot_be_used(doctor, tmp_path):
+    (tmp_path / "notes.txt").write_text("this is no database " * 1000)
+
+    for path in (str(tmp_path / "notes.txt"), str(tmp_path / "notes.txt/traces.db")):
+        report, status = doctor(SW_EXPORT_PATH=path)
+        assert status == 1
+        assert report["problems"][0].startswith(f"the local store {path} cannot be used: ")
+
+
+def test_doctor_names_a_wrong_configuration(doctor, sw_python):
+    report, status = doctor(SW_EXPORT_TO="oltp")
+
+    assert (status, report["configuration"]) == (1, None)
+    assert report["problems"] == [
+        "SW_EXPORT_TO: 'oltp' is none of auto, otlp, local, console, none; did you mean 'otlp'?"
+    ]
+    assert "something is wrong" in sw_python("doctor", SW_EXPORT_TO="oltp").stdout
+
+
+def test_doctor_lists_what_it_does_not_understand_without_calling_it_wrong(doctor):
+    report, status = doctor(
+        SW_AGENT_NAM="x",
+        SW_PLUGIN_THREADING_SPNAS="true",
+        SW_AGENT_COLLECTOR_BACKEND_SERVICES="oap:11800",
+        SW_AGENT_NAME="fine",
+        OTEL_TRACES_SAMPLER="jaeger_remote",
+    )
+
+    assert status == 0
+    assert report["unknown_variables"] == {
+        "SW_AGENT_COLLECTOR_BACKEND_SERVICES": None,
+        "SW_AGENT_NAM": "SW_AGENT_NAME",
+        "SW_PLUGIN_THREADING_SPNAS": "SW_PLUGIN_THREADING_SPANS",
+    }
+    assert any(note.startswith("OTEL_TRACES_SAMPLER: 'jaeger_remote'") for note in report["notes"])
+
+
+def test_doctor_finds_other_agents_and_the_one_whose_command_it_shares(doctor, tmp_path):
+    for name in ("ddtrace", "newrelic"):
+        install(tmp_path / "lib", name)
+    report, status = doctor(PYTHONPATH=str(tmp_path / "lib"))
+    assert status == 0
+    assert sum("let only one agent trace a program" in note for note in report["notes"]) == 2
+
+    install(tmp_path / "lib", "apache_skywalking")
+    report, status = doctor(PYTHONPATH=str(tmp_path / "lib"))
+    assert status == 1
+    assert "both own the command `sw-python`" in report["problems"][0]
+
+
+def test_doctor_names_plugins_that_cannot_be_imported(doctor, tmp_path):
+    install(tmp_path / "lib", "theirs", entry_points="[sw_agent.plugins]\nbad = nothing_of_that_name:plugin\n")
+
+    report, status = doctor(PYTHONPATH=str(tmp_path / "lib"))
+
+    assert status == 1
+    assert report["problems"] == [
+        "plugin bad of theirs 1.0 cannot be imported: ModuleNotFoundError: No module named 'nothing_of_that_name'"
+    ]
+
+
+def test_output_into_a_pipe_has_no_colours_and_fits_any_encoding(sw_python):
+    for command in READING:
+        done = sw_python(command, PYTHONIOENCODING="ascii", TERM="xterm-256color")
+        assert "\x1b" not in done.stdout
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="needs a program that makes a terminal")
+def test_output_in_a_terminal_is_no_less(tmp_path, environ):
+    done = subprocess.run(
+        ["script", "-qec", f"{SW_PYTHON} plugins", "/dev/null"],
+        env={**environ, "TERM": "xterm-256color"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert "concurrent-futures" in done.stdout
