@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 
@@ -108,8 +109,17 @@ def _make(config: Config) -> TracerProvider:
     from ._resource import describe
     from ._sampling import TraceSampler
 
+    class Provider(TracerProvider):
+        def _handle_fork(self) -> None:
+            """Leave the forked child to `_in_child`.
+
+            The SDK (1.45) detects its resource anew, in a thread pool: in a fork's child that waits for ever where
+            `concurrent.futures` has been imported after the provider was made, and holds its lock during the fork.
+            """
+            self._tracers_lock = _thread.allocate_lock()
+
     _sampler = TraceSampler(config.ratio, config.per_3_seconds)
-    provider = TracerProvider(
+    provider = Provider(
         sampler=_sampler,
         resource=describe(config),
         shutdown_on_exit=False,
