@@ -17,3 +17,12 @@ def contain(place: str, error: BaseException) -> None:
         logger().error("%s failed; the program goes on without it", place, exc_info=error)
     except Exception:  # noqa: BLE001, S110  stderr is closed, or the interpreter is ending: there is nobody to tell
         pass
+
+
+def hide_frame(error: BaseException) -> None:
+    """Take the frame that has caught the program's exception out of its traceback, before it is raised again.
+
+    Without effect on Python 3.10, which raises it with the traceback that it was caught with.
+    """
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next

@@ -9,8 +9,6 @@ from .snapshot import ContextSnapshot, Restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
@@ -18,58 +16,70 @@ WAIT_MS = "sw.wait_ms"
 FUNCTION_NAME = "code.function.name"
 
 
-class Hop:
-    """The context manager around a piece of work: it restores the snapshot, and holds the work's span if it has one.
+class Hop(Restored):
+    """The context manager around a piece of work, in which its submitter's context is the current one.
 
-    A span is made where `scope`, the plugin's name, is given. `linked` makes it the root of a trace of its own, with a
-    link to the submitter.
+    The plain one has no span. An empty or missing context means that nothing is current inside. Nothing here raises.
     """
 
-    __slots__ = ("_function", "_linked", "_restored", "_scope", "_snapshot", "span")
-
-    def __init__(
-        self,
-        snapshot: ContextSnapshot | None,
-        scope: str | None = None,
-        function: object = None,
-        *,
-        linked: bool = False,
-    ) -> None:
-        self._snapshot = snapshot
-        self._scope = scope
-        self._function = function
-        self._linked = linked
-        self.span: Span | None = None
+    __slots__ = ()
+    span: Span | None = None
 
     def __enter__(self) -> Hop:
-        context = self._snapshot.context if self._snapshot else None
-        if self._scope is not None:
-            try:
-                context = self._start_span(context)
-            except Exception as error:
-                contain(f"plugin {self._scope}: starting a span", error)
-        self._restored = Restored(context)
-        self._restored.__enter__()
+        self.enter()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._restored.__exit__(kind, error, traceback)
-        if self.span is not None:
-            if error is not None:
-                self.fail(error)
-            self.span.end()
-        self._snapshot = self._function = None
 
     def fail(self, error: BaseException) -> None:
         """Say that the work failed, where the library caught the exception; a cancellation is no failure."""
         if self.span is not None:
-            mark_failed(self.span, error)
+            try:
+                mark_failed(self.span, error)
+            except Exception as failure:  # the program's exception has no text
+                contain("an error's description", failure)
+
+
+class SpanHop(Hop):
+    """A hop with a span for the work, made when the work begins.
+
+    `scope` is the plugin's name, `function` what the program submitted. `linked` makes the span the root of a trace of
+    its own, with a link to the submitter.
+    """
+
+    __slots__ = ("_function", "_linked", "_scope", "_snapshot", "span")
+
+    def __init__(self, snapshot: ContextSnapshot | None, scope: str, function: object, linked: bool) -> None:
+        super().__init__(snapshot.context if snapshot is not None else None)
+        self._snapshot = snapshot
+        self._scope = scope
+        self._function = function
+        self._linked = linked
+        self.span = None
+
+    def enter(self) -> None:
+        """Start the span, and make it the current one."""
+        try:
+            self._context = self._start_span(self._context)
+        except Exception as error:
+            contain(f"plugin {self._scope}: starting a span", error)
+        self._snapshot = self._function = None
+        super().enter()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """End the span; `error` is what the work raised."""
+        super().leave()
+        if self.span is None:
+            return
+        if error is not None:
+            self.fail(error)
+        span, self.span = self.span, None
+        try:
+            span.end()
+        except Exception as failure:
+            contain(f"plugin {self._scope}: ending a span", failure)
 
     def _start_span(self, context: Context | None) -> Context:
         from opentelemetry.context import Context
-        from opentelemetry.trace import INVALID_SPAN, set_span_in_context
+        from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
 
         from ._provider import get_tracer
 
@@ -84,6 +94,10 @@ class Hop:
             context = set_span_in_context(INVALID_SPAN, context)
         tracer = get_tracer(f"sw_agent.{self._scope}")
         self.span = tracer.start_span(name, context, attributes=attributes, links=links)
+        if not self.span.is_recording() and (
+            get_current_span(context).get_span_context().is_valid or not self.span.get_span_context().is_valid
+        ):
+            return context  # not sampled: what runs inside hangs under the nearest span that exists
         return set_span_in_context(self.span, context)
 
 
@@ -92,11 +106,11 @@ class _Nothing(Hop):
 
     __slots__ = ()
 
-    def __enter__(self) -> Hop:
-        return self
+    def enter(self) -> None:
+        pass
 
-    def __exit__(self, *_exc_info: object) -> None:
-        return None
+    def leave(self, error: BaseException | None = None) -> None:
+        pass
 
 
 NOTHING = _Nothing(None)

@@ -7,12 +7,12 @@ exception is what the program gets.
 
 from __future__ import annotations
 
-from ._containment import contain
+from ._containment import contain, hide_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import ModuleType
+    from types import ModuleType, TracebackType
     from typing import Any, TypeAlias
 
     Function: TypeAlias = Callable[..., Any]
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Before: TypeAlias = Callable[
         [Any, tuple[Any, ...], dict[str, Any]], "tuple[tuple[Any, ...], dict[str, Any]] | None"
     ]
+
+    # (target, original, interceptor, whether the original is a method) -> what to put in its place
+    Kind: TypeAlias = Callable[[str, Function, Any, bool], Function]
 
 _ABSENT = object()
 _COROUTINE = 0x80  # inspect.CO_COROUTINE
@@ -34,14 +37,15 @@ class TargetNotFoundError(AttributeError):
 class Patch:
     """One interceptor at one target, `"module:Class.attribute"`.
 
-    `kind` is "around" or "before" (see `Plugin.intercept` and `Plugin.before`).
+    `kind` is "around" or "before" (see `Plugin.intercept` and `Plugin.before`), or what makes the replacement: a
+    function that has an attribute `__sw_stop__`, to be called when it shall intercept no more.
     """
 
-    def __init__(self, target: str, interceptor: Function, kind: str) -> None:
+    def __init__(self, target: str, interceptor: object, kind: str | Kind) -> None:
         self.target = target
         self.module, _, self._path = target.partition(":")
         self._interceptor = interceptor
-        self._kind = kind
+        self._replace = _KINDS[kind] if isinstance(kind, str) else kind
         self._owner: Any = None
         self._name = ""
         self._original: Any = _ABSENT
@@ -65,23 +69,27 @@ class Patch:
         if getattr(function, "__sw_interceptor__", None) is self._interceptor:
             # The name was bound, by `from … import`, to a function where this interceptor already is.
             function = raw = function.__wrapped__
-        bound = isinstance(owner, type) and not isinstance(found, staticmethod)
-        replacement: Any = _KINDS[self._kind](self.target, function, self._interceptor, bound)
+        is_method = isinstance(owner, type) and not isinstance(found, staticmethod) and hasattr(found, "__get__")
+        replacement: Any = self._replace(self.target, function, self._interceptor, is_method)
         _dress(replacement, function, self._interceptor)
         if isinstance(found, staticmethod | classmethod):
             replacement = type(found)(replacement)
+        elif not hasattr(found, "__get__"):
+            # A function of C binds to no instance where a class keeps it as an attribute; neither may this one.
+            replacement = staticmethod(replacement)
         setattr(owner, name, replacement)
         self._owner, self._name, self._original, self._replacement = owner, name, raw, replacement
 
     def uninstall(self) -> None:
-        """Put the very object back that was there; where somebody else has patched since, only stop intercepting."""
+        """Put the very object back that was there, unless somebody else has patched since; stop intercepting anyway."""
         owner, replacement = self._owner, self._replacement
         if replacement is None:
             return
         self._owner = self._replacement = None
+        _function_of(replacement).__sw_stop__()  # the program may hold it under a name of its own
         if vars(owner).get(self._name) is not replacement:
-            _function_of(replacement).__sw_stop__()
-        elif self._original is _ABSENT:
+            return
+        if self._original is _ABSENT:
             delattr(owner, self._name)
         else:
             setattr(owner, self._name, self._original)
@@ -113,7 +121,11 @@ def _before(target: str, original: Function, interceptor: Before, bound: bool) -
                     args, kwargs = (args[0], *changed[0]), changed[1]
         except Exception as error:
             contain(target, error)
-        return original(*args, **kwargs)
+        try:
+            return original(*args, **kwargs)
+        except BaseException as error:
+            hide_frame(error)
+            raise
 
     def stop() -> None:
         nonlocal interceptor
@@ -133,8 +145,11 @@ def _around(target: str, original: Function, interceptor: Around, bound: bool) -
         call = _Call(original, args[:1] if bound else ())
         try:
             return interceptor(call, args[0] if bound else None, args[1:] if bound else args, kwargs)
-        except Exception as error:
+        except BaseException as error:
             if error is call.error:
+                error.__traceback__ = call.traceback
+                raise
+            if not isinstance(error, Exception):
                 raise
             contain(target, error)
         return call.outcome(args, kwargs)
@@ -154,8 +169,11 @@ def _around_coroutine(target: str, original: Function, interceptor: Around, boun
         call = _AwaitedCall(original, args[:1] if bound else ())
         try:
             return await interceptor(call, args[0] if bound else None, args[1:] if bound else args, kwargs)
-        except Exception as error:
+        except BaseException as error:
             if error is call.error:
+                error.__traceback__ = call.traceback
+                raise
+            if not isinstance(error, Exception):
                 raise
             contain(target, error)
         return await call.outcome(args, kwargs)
@@ -171,19 +189,21 @@ def _around_coroutine(target: str, original: Function, interceptor: Around, boun
 class _Call:
     """The original function as an interceptor sees it: it remembers whether it ran, and with what outcome."""
 
-    __slots__ = ("__wrapped__", "_first", "error", "result")
+    __slots__ = ("__wrapped__", "_first", "error", "result", "traceback")
 
     def __init__(self, original: Function, first: tuple[Any, ...]) -> None:
         self.__wrapped__ = original
         self._first = first  # (instance,) for a method
         self.error: BaseException | None = None
+        self.traceback: TracebackType | None = None
         self.result: Any = _ABSENT
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             self.result = result = self.__wrapped__(*self._first, *args, **kwargs)
         except BaseException as error:
-            self.error = error
+            hide_frame(error)
+            self.error, self.traceback = error, error.__traceback__
             raise
         return result
 
@@ -205,7 +225,8 @@ class _AwaitedCall(_Call):
         try:
             self.result = result = await self.__wrapped__(*self._first, *args, **kwargs)
         except BaseException as error:
-            self.error = error
+            hide_frame(error)
+            self.error, self.traceback = error, error.__traceback__
             raise
         return result
 
@@ -215,7 +236,7 @@ class _AwaitedCall(_Call):
         return _Call.outcome(self, args, kwargs)
 
 
-_KINDS: dict[str, Callable[[str, Function, Any, bool], Function]] = {"around": _around, "before": _before}
+_KINDS: dict[str, Kind] = {"around": _around, "before": _before}
 
 
 def _nothing_before(_instance: Any, _args: Any, _kwargs: Any) -> None:
@@ -226,12 +247,13 @@ def _nothing_around(wrapped: Function, _instance: Any, args: Any, kwargs: Any) -
     return wrapped(*args, **kwargs)
 
 
-def _dress(replacement: Any, function: Function, interceptor: Function) -> None:
+def _dress(replacement: Any, function: Function, interceptor: object) -> None:
     """Give the replacement what can be seen of the original; `__wrapped__` lets `inspect.signature` find the rest."""
     for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
         value = getattr(function, name, _ABSENT)
         if value is not _ABSENT:
             setattr(replacement, name, value)
-    replacement.__dict__.update(getattr(function, "__dict__", {}))
+    for name, value in getattr(function, "__dict__", {}).items():
+        replacement.__dict__.setdefault(name, value)
     replacement.__wrapped__ = function
     replacement.__sw_interceptor__ = interceptor

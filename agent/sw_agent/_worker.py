@@ -50,7 +50,7 @@ class Inbox:
         try:
             if item is not None:
                 hop = self._plugin.resume(self._snapshot_of(item), self._function_of(item))
-                hop.__enter__()
+                hop.enter()
                 self._hop = hop
         except Exception as error:
             contain(f"plugin {self._plugin.name}: an item's context", error)
@@ -59,12 +59,7 @@ class Inbox:
     def leave(self, error: BaseException | None = None) -> None:
         """Leave the last item's context; `error` is what its function raised, if it did."""
         hop, self._hop = self._hop, NOTHING
-        try:
-            if error is not None:
-                hop.fail(error)
-            hop.__exit__(None, None, None)
-        except Exception as failure:
-            contain(f"plugin {self._plugin.name}: an item's context", failure)
+        hop.leave(error)
 
 
 class Outbox:

@@ -53,6 +53,19 @@ class ContextCarrier(dict[str, str]):
         return ContextSnapshot(propagator.extract(headers, Context()))
 
 
+def pack(snapshot: ContextSnapshot) -> tuple[dict[str, str], int]:
+    """Return a snapshot as plain data, which a process without the agent can unpickle too; `unpack` reads it back."""
+    return dict(ContextCarrier.inject_w3c(snapshot)), snapshot.taken_at
+
+
+def unpack(packed: tuple[dict[str, str], int]) -> ContextSnapshot:
+    """Return the snapshot that was packed, with the moment at which it was taken."""
+    carrier, taken_at = packed
+    snapshot = ContextSnapshot(ContextCarrier(carrier).extract_w3c().context)
+    snapshot.taken_at = taken_at
+    return snapshot
+
+
 _w3c_propagator: TextMapPropagator | None = None
 
 

@@ -20,8 +20,9 @@ from . import _imports
 from ._containment import contain
 from ._hop import NOTHING, Hop, SpanHop
 from ._patching import Patch, TargetNotFoundError
+from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
-from .snapshot import EMPTY, ContextSnapshot, capture_if_active, current_context
+from .snapshot import EMPTY, ContextSnapshot, capture, capture_if_active, current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,14 +30,18 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, TypeVar
 
+    from ._patching import Kind
+
     F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = [
     "EMPTY",
+    "NOTHING",
     "PROPAGATION",
     "RELATION",
     "SPANS",
     "ContextSnapshot",
+    "Hop",
     "Inbox",
     "Option",
     "Outbox",
@@ -99,6 +104,7 @@ class Plugin:
         self.settings: dict[str, Any] = {option.name: option.default for option in self.options}
         self.patches: list[Patch] = []
         self._optional: set[str] = set()
+        self._set({})
 
     def intercept(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
         """Put the decorated function around the function at `target`, `"module:Class.attribute"`.
@@ -118,14 +124,45 @@ class Plugin:
         """
         return self._patch(target, "before", optional)
 
-    def _patch(self, target: str, kind: str, optional: bool) -> Callable[[F], F]:
+    def capture(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
+        """Call the decorated function with a snapshot where work is submitted: before the function at `target`.
+
+        It is called with `(snapshot, instance, args, kwargs)`, and returns what a `before` returns. Where no span and no
+        baggage is current, or `relation` is "none", it is not called at all, unless `spans` asks for a span anyway.
+        """
+        return self._patch(target, lambda *wrapped: capturing(self, *wrapped), optional)
+
+    def carry(self, item: str, *, made: str, run: str) -> Callable[[F], F]:
+        """Let the items of the class `item` carry the context from their method `made` to their method `run`.
+
+        For items that are the library's own, where speed counts: it puts the context on the item and restores it around
+        `run`, at a tenth of what interceptors cost. Where the options ask for more, for a span or a link, the decorated
+        function is called instead, with `(snapshot, item)`, after `made`; the item then runs in an empty context, in
+        which the function has seen to the rest.
+        """
+
         def register(interceptor: F) -> F:
-            self.patches.append(Patch(target, interceptor, kind))
-            if optional:
-                self._optional.add(target)
+            self._patch(f"{item}.{made}", lambda *wrapped: hanging(self, *wrapped), False)(interceptor)
+            self.detach(f"{item}.{run}")
             return interceptor
 
         return register
+
+    def detach(self, target: str, *, optional: bool = False) -> None:
+        """Call the method at `target` in an empty context: what it does belongs to nobody."""
+        self._add(target, self, restoring, optional)
+
+    def _patch(self, target: str, kind: str | Kind, optional: bool) -> Callable[[F], F]:
+        def register(interceptor: F) -> F:
+            self._add(target, interceptor, kind, optional)
+            return interceptor
+
+        return register
+
+    def _add(self, target: str, interceptor: object, kind: str | Kind, optional: bool) -> None:
+        self.patches.append(Patch(target, interceptor, kind))
+        if optional:
+            self._optional.add(target)
 
     @property
     def installed(self) -> bool:
@@ -142,7 +179,7 @@ class Plugin:
             return
         if self.name in _installed:
             raise ValueError(f"a plugin named {self.name!r} is installed already")
-        self.settings.update(settings or {})
+        self._set(settings or {})
         _installed[self.name] = self
         for module in dict.fromkeys(patch.module for patch in self.patches):
             _imports.when_imported(module, self._module_arrived)
@@ -155,7 +192,20 @@ class Plugin:
         for patch in reversed(self.patches):
             _imports.forget(patch.module, self._module_arrived)
             patch.uninstall()
-        self.settings.update({option.name: option.default for option in self.options})
+        self._set({option.name: option.default for option in self.options})
+
+    def _set(self, settings: Mapping[str, Any]) -> None:
+        self.settings.update(settings)
+        relation = self.settings.get("relation", "child")
+        self.captures_always = bool(self.settings.get("spans"))
+        self._captures_never = relation == "none" and not self.captures_always
+        self.only_restores = relation == "child" and not self.captures_always
+
+    def captured(self) -> ContextSnapshot | None:
+        """Return a snapshot for a piece of work submitted now; None where the options and the context ask for none."""
+        if self.captures_always:
+            return capture()
+        return None if self._captures_never else capture_if_active()
 
     def _module_arrived(self, module: ModuleType) -> None:
         for patch in self.patches:
@@ -176,12 +226,12 @@ class Plugin:
         after `function`, the callable that the program submitted. Without a snapshot the work runs in an empty context,
         whatever the worker or the work before it left behind.
         """
-        settings = self.settings
-        relation = settings.get("relation")
-        if relation == "none":
-            snapshot = None
-        if settings.get("spans") or (relation == "link" and snapshot):
-            return SpanHop(snapshot, self.name, function, relation == "link")
+        if not self.only_restores:
+            relation = self.settings.get("relation")
+            if relation == "none":
+                snapshot = None
+            if self.captures_always or (relation == "link" and snapshot):
+                return SpanHop(snapshot, self.name, function, relation == "link")
         if snapshot is not None:
             return Hop(snapshot.context)
         return Hop(None) if current_context() else NOTHING

@@ -10,8 +10,11 @@ from __future__ import annotations
 import sys
 from time import time_ns
 
+from ._containment import hide_frame
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import contextvars
     from collections.abc import Callable
     from contextvars import ContextVar, Token
     from types import ModuleType, TracebackType
@@ -48,9 +51,9 @@ class ContextSnapshot:
         return f"<ContextSnapshot of {len(self.context)} entries>" if self.context else "<ContextSnapshot, empty>"
 
     def __reduce__(self) -> tuple[Callable[..., ContextSnapshot], tuple[Any, ...]]:
-        from .carrier import ContextCarrier
+        from .carrier import pack, unpack
 
-        return _unpickle, (dict(ContextCarrier.inject_w3c(self)), self.taken_at)
+        return unpack, (pack(self),)
 
     def restore(self) -> Restored:
         """Return a context manager inside which this snapshot's context is the current one."""
@@ -67,6 +70,13 @@ class ContextSnapshot:
         It has the name and the attributes of `function`, equals it, and can be pickled where `function` can.
         """
         return InSnapshot(function, self)
+
+    def into(self, variables: contextvars.Context) -> contextvars.Context:
+        """Make this snapshot's context the current one in a `contextvars.Context`, and return that."""
+        current = _bound()
+        if current is not None and (self.context or variables.run(current.get)):
+            variables.run(current.set, self.context or type(current.get())())
+        return variables
 
     def link(self) -> Link | None:
         """Return a link to the span that was current, or None: for work that follows from it in a trace of its own."""
@@ -88,11 +98,17 @@ class Restored:
     __slots__ = ("_before", "_context", "_token")
 
     def __init__(self, context: Context | None) -> None:
+        self._before: Context | None = None
         self._context = context
         self._token: Token[Context] | None = None
 
-    def __enter__(self) -> None:
-        current = _bound()
+    def __enter__(self) -> object:
+        self.enter()
+        return self
+
+    def enter(self) -> None:
+        """Make the context the current one."""
+        current = _current if _current is not None else _bound()
         if current is None:
             return
         self._before = current.get()
@@ -105,16 +121,22 @@ class Restored:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        token, self._token = self._token, None
+        self.leave(error)
+
+    def leave(self, error: BaseException | None = None) -> None:  # noqa: ARG002  for those who have a span to end
+        """Make the context current again that was current before."""
+        token = self._token
         if token is None or _current is None:
             return
+        self._token = None
         try:
             _current.reset(token)
         except (ValueError, RuntimeError):  # another task's or thread's token
             global restores_out_of_order
             restores_out_of_order += 1
-            if _current.get() is self._context:
+            if self._before is not None and _current.get() is self._context:
                 _current.set(self._before)
+        self._before = self._context = None
 
 
 class InSnapshot:
@@ -126,8 +148,13 @@ class InSnapshot:
         self.__wrapped__ = function
         self._snapshot = snapshot
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._snapshot.run(self.__wrapped__, *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102  it is the function's own
+        with Restored(self._snapshot.context):
+            try:
+                return self.__wrapped__(*args, **kwargs)
+            except BaseException as error:
+                hide_frame(error)
+                raise
 
     def __getattr__(self, name: str) -> Any:
         if name == "__wrapped__":  # not set yet: a copy under construction
@@ -189,14 +216,6 @@ def _bound() -> ContextVar[Context] | _OfAnotherRuntime | None:
             return None  # its import has only begun
         bind(module)
     return _current
-
-
-def _unpickle(carrier: dict[str, str], taken_at: int) -> ContextSnapshot:
-    from .carrier import ContextCarrier
-
-    snapshot = ContextCarrier(carrier).extract_w3c()
-    snapshot.taken_at = taken_at
-    return snapshot
 
 
 class _OfAnotherRuntime:

@@ -1,5 +1,44 @@
-"""Not written yet."""
+"""How work travels in `asyncio`: tasks and callbacks carry the context natively; `run_in_executor` hands it to nobody.
 
-from sw_agent.plugin import Plugin
+An executor of the standard library's gets a snapshot with each item from the plugin concurrent-futures. For any other
+one, or without that plugin, the function itself has to bring it. Nothing is done to tasks.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sw_agent.plugin import ContextSnapshot, Plugin, is_installed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 plugin = Plugin("asyncio")
+
+
+@plugin.capture("asyncio.base_events:BaseEventLoop.run_in_executor")
+@plugin.capture("uvloop:Loop.run_in_executor", optional=True)
+def let_the_function_bring_its_context(
+    snapshot: ContextSnapshot, loop: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call | None:
+    """Wrap the function, for an executor of which no plugin knows."""
+    if len(args) < 2:
+        return None
+    executor, function, *rest = args
+    if not callable(function) or _carries_context(executor or getattr(loop, "_default_executor", None)):
+        return None
+    return (executor, snapshot.wrap(function), *rest), kwargs
+
+
+def _carries_context(executor: object) -> bool:
+    if not is_installed("concurrent-futures"):
+        return False
+    if executor is None:
+        return True  # the loop is about to make a thread pool
+    submit = getattr(type(executor), "submit", None)
+    modules = ("thread", "ThreadPoolExecutor"), ("process", "ProcessPoolExecutor")
+    pools = (getattr(sys.modules.get(f"concurrent.futures.{module}"), name, None) for module, name in modules)
+    return any(pool is not None and submit is pool.submit for pool in pools)

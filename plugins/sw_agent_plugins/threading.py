@@ -1,5 +1,181 @@
-"""Not written yet."""
+"""How work travels in `threading`: `Thread.start()` starts an OS thread that calls `Thread._bootstrap`, which calls `run`.
 
-from sw_agent.plugin import Plugin
+A new thread natively begins with an empty context (before Python 3.14). So the function that the OS thread is started
+with is called in a context that holds the starter's span and baggage and nothing else, by `contextvars.Context.run`
+alone: no frame of the agent's is in the thread, and the `Thread` object stays as the program made it. The same is done
+for threads started by `_thread` itself.
 
-plugin = Plugin("threading")
+Threads that are known to outlive the request which happened to start them belong to nobody.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextvars import Context, copy_context
+from functools import partial
+
+from sw_agent.plugin import EMPTY, PROPAGATION, ContextSnapshot, Option, Plugin
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Thread
+    from typing import Any
+
+    Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+HAS_CONTEXT = sys.version_info >= (3, 14)  # `Thread(context=…)`, and `start()` gives each thread a context
+
+# Dotted names of modules, of thread classes, and of the functions that threads are started with.
+DETACHED = (
+    "apscheduler.schedulers",
+    "asyncio.unix_events.ThreadedChildWatcher",
+    "concurrent.futures.process._ExecutorManagerThread",
+    "concurrent.futures.thread._worker",
+    "grpc",
+    "kafka.coordinator",
+    "kafka.producer",
+    "logging.config",
+    "logging.handlers.QueueListener",
+    "multiprocessing.managers.Server",
+    "multiprocessing.pool.Pool",
+    "multiprocessing.pool.worker",
+    "multiprocessing.queues.Queue",
+    "multiprocessing.resource_sharer",
+    "opentelemetry",
+    "prometheus_client",
+    "psycopg_pool",
+    "pymongo",
+    "sentry_sdk",
+    "sw_agent",
+    "watchdog.observers",
+)
+_ROOTS = frozenset(name.partition(".")[0] for name in DETACHED)
+
+plugin = Plugin(
+    "threading",
+    options=[
+        *PROPAGATION,
+        Option("detached", [], "threads that belong to nobody: dotted names of their function, class or module"),
+    ],
+)
+
+
+class InContext(partial):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10
+    """What an OS thread is started with in a function's place; a message about the thread shows the function."""
+
+    def __repr__(self) -> str:
+        return repr(self.args[0])
+
+
+@plugin.capture("threading:_start_new_thread", optional=True)
+@plugin.capture("threading:_start_joinable_thread", optional=True)
+@plugin.capture("_thread:start_new_thread")
+@plugin.capture("_thread:start_new", optional=True)
+@plugin.capture("_thread:start_joinable_thread", optional=True)
+def start_in_context_of_starter(
+    snapshot: ContextSnapshot, _: None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call | None:
+    """Let the OS thread call the function in the starter's context; misuse is left to the library."""
+    if not args or not callable(args[0]):
+        return None
+    function, *rest = args
+    thread = _thread_of(function)
+    if is_detached(function if thread is None else _work_of(thread), thread):
+        return None
+    if thread is not None and HAS_CONTEXT:
+        variables = vars(thread).pop("_sw_variables", None)
+        if variables is None:
+            return None  # its starter's choice, or all is done
+    else:
+        variables = Context()
+    run = snapshot.into(variables).run if plugin.only_restores else InHop(snapshot, thread, variables)
+    return (InContext(run, function), *rest), kwargs
+
+
+if HAS_CONTEXT:
+
+    @plugin.capture("threading:Thread.start")
+    def give_the_thread_its_context(snapshot: ContextSnapshot, thread: Thread, _args: Any, _kwargs: Any) -> None:
+        """Do what `start()` would do next, unless the program has given the thread a context of its own."""
+        if getattr(thread, "_context", thread) is not None:
+            return
+        variables = copy_context() if getattr(sys.flags, "thread_inherit_context", False) else Context()
+        if is_detached(_work_of(thread), thread):
+            EMPTY.into(variables)
+        elif plugin.only_restores:
+            snapshot.into(variables)
+        else:
+            vars(thread)["_sw_variables"] = variables
+        vars(thread)["_context"] = variables
+
+
+class InHop:
+    """Calls a thread's function with a span for it, or with no context but a link to the starter.
+
+    The span of a `Thread` is named after what the program wrote, not after what `threading` calls.
+    """
+
+    def __init__(self, snapshot: ContextSnapshot, thread: Any, variables: Context) -> None:
+        self._snapshot = snapshot
+        self._thread = thread
+        self._variables = variables
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the function, and say how it ended."""
+        thread, run = self._thread, self._variables.run
+        hop = plugin.resume(self._snapshot, function if thread is None else _work_of(thread))
+        run(hop.enter)
+        if thread is not None:
+            report = thread._invoke_excepthook
+
+            def fail_and_report(thread: Thread) -> None:
+                error = sys.exc_info()[1]
+                if error is not None:
+                    hop.fail(error)
+                report(thread)
+
+            thread._invoke_excepthook = fail_and_report
+        try:
+            if thread is not None and HAS_CONTEXT:
+                return function(*args, **kwargs)  # it enters these variables itself
+            return run(function, *args, **kwargs)
+        except BaseException as error:
+            hop.fail(error)
+            raise
+        finally:
+            run(hop.leave)
+            if thread is not None:
+                thread._invoke_excepthook = report
+
+
+def _thread_of(function: object) -> Any:
+    """Return the `Thread` that is started with this function, None where `_thread` was used directly."""
+    thread = getattr(function, "__self__", None)
+    threading = sys.modules.get("threading")
+    return thread if threading is not None and isinstance(thread, threading.Thread) else None
+
+
+def _work_of(thread: Any) -> object:
+    """Return what the program wants a thread to do: its target, a timer's function, or its own `run`."""
+    target = vars(thread).get("_target")
+    if target is None and type(thread).__name__ == "Timer":
+        target = getattr(thread, "function", None)
+    return thread.run if target is None else target
+
+
+def is_detached(function: object, thread: object = None) -> bool:
+    """Return whether a thread belongs to nobody, by the name of its function or of one of its classes."""
+    while isinstance(function, partial):
+        function = function.func
+    if _is_listed(function):
+        return True
+    return thread is not None and any(_is_listed(base) for base in type(thread).__mro__[:-1])
+
+
+def _is_listed(named: object) -> bool:
+    module, name = getattr(named, "__module__", None) or "", getattr(named, "__qualname__", "")
+    more = plugin.settings["detached"]
+    if module.partition(".")[0] not in _ROOTS and not more:
+        return False
+    return f"{module}.{name}.".startswith(tuple(f"{listed}." for listed in (*DETACHED, *more)))

@@ -33,7 +33,7 @@ class Mechanism:
 
     `plugins` are the modules of `sw_agent_plugins` that it needs. `process` is the start method where the work runs in
     another process. `reuses_worker` says that one worker does all the work of one `open()`. `related` says that the
-    options `relation` and `spans` apply.
+    options `relation` and `spans` apply, `foreign_worker` that the worker is no plugin's business.
     """
 
     name: str
@@ -42,15 +42,23 @@ class Mechanism:
     process: str | None
     reuses_worker: bool
     related: bool
+    foreign_worker: bool
 
 
 def mechanism(
-    name: str, *plugins: str, process: str | None = None, reuses_worker: bool = False, related: bool = True
+    name: str,
+    *plugins: str,
+    process: str | None = None,
+    reuses_worker: bool = False,
+    related: bool = True,
+    foreign_worker: bool = False,
 ) -> Callable[[Callable[[], Iterator[Submit]]], Callable[[], Iterator[Submit]]]:
     """Add the decorated generator to the mechanisms under test."""
 
     def register(opened: Callable[[], Iterator[Submit]]) -> Callable[[], Iterator[Submit]]:
-        MECHANISMS.append(Mechanism(name, plugins, contextmanager(opened), process, reuses_worker, related))
+        MECHANISMS.append(
+            Mechanism(name, plugins, contextmanager(opened), process, reuses_worker, related, foreign_worker)
+        )
         return opened
 
     return register
@@ -239,13 +247,19 @@ def _own_executor() -> Iterator[Submit]:
         yield submit
 
 
-@mechanism("run_in_executor, thread pool, concurrent-futures off", "asyncio", reuses_worker=True, related=False)
+@mechanism(
+    "run_in_executor, thread pool, concurrent-futures off",
+    "asyncio",
+    reuses_worker=True,
+    related=False,
+    foreign_worker=True,
+)
 def _own_executor_alone() -> Iterator[Submit]:
     with ThreadPoolExecutor(1) as pool, _in_loop(pool) as submit:
         yield submit
 
 
-@mechanism("run_in_executor, foreign executor", "asyncio", "threading", reuses_worker=True, related=False)
+@mechanism("run_in_executor, foreign executor", "asyncio", reuses_worker=True, related=False, foreign_worker=True)
 def _foreign_executor() -> Iterator[Submit]:
     with ForeignExecutor() as executor, _in_loop(executor) as submit:
         yield submit

@@ -1,0 +1,153 @@
+"""The wrappers on the path of every piece of work: where it is submitted, and where it runs.
+
+They do what `Plugin.before` and `Plugin.intercept` could do as well, at a fraction of the cost: where nothing is
+current they look at the context and call nothing. Handing work to a thread pool takes 5 µs, so a tenth of one counts.
+"""
+
+from __future__ import annotations
+
+from . import snapshot
+from ._containment import contain, hide_frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .plugin import Plugin
+
+    Function = Callable[..., Any]
+
+
+def capturing(plugin: Plugin, target: str, original: Function, interceptor: Function, is_method: bool) -> Function:
+    """Return a wrapper that calls the interceptor with a snapshot before the original; see `Plugin.capture`."""
+    stopped = False
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        current = snapshot._current
+        if ((current is not None and current.get()) or plugin.captures_always) and not stopped:
+            try:
+                captured = plugin.captured()
+                if captured is None:
+                    pass
+                elif not is_method:
+                    changed = interceptor(captured, None, args, kwargs)
+                    if changed is not None:
+                        args, kwargs = changed
+                elif args:
+                    changed = interceptor(captured, args[0], args[1:], kwargs)
+                    if changed is not None:
+                        args, kwargs = (args[0], *changed[0]), changed[1]
+            except Exception as error:
+                contain(target, error)
+        try:
+            return original(*args, **kwargs)
+        except BaseException as error:
+            hide_frame(error)
+            raise
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+
+    wrapper.__sw_stop__ = stop  # type: ignore[attr-defined]
+    return wrapper
+
+
+def hanging(plugin: Plugin, target: str, original: Function, interceptor: Function, _is_method: bool) -> Function:
+    """Return a wrapper that hangs the current context on the item which the original has made; see `Plugin.carry`."""
+
+    def hang(item: Any) -> None:
+        try:
+            if plugin.only_restores:
+                item._sw_context = snapshot.current_context()
+            elif (captured := plugin.captured()) is not None:
+                interceptor(captured, item)
+        except Exception as error:
+            contain(target, error)
+
+    return _compiled(_HANGING, original, "sw_hang", hang, sw_plugin=plugin)
+
+
+def restoring(target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
+    """Return a wrapper that calls a method in the context that hangs on its instance, else in an empty one.
+
+    See `Plugin.carry` and `Plugin.detach`.
+    """
+
+    def enter(item: Any) -> Any:
+        try:
+            current = snapshot._current
+            context = getattr(item, "_sw_context", None)
+            if context is not None:
+                del item._sw_context
+            else:
+                context = type(current.get())()  # type: ignore[union-attr]
+            return current.set(context)  # type: ignore[union-attr]
+        except Exception as error:
+            contain(target, error)
+            return None
+
+    return _compiled(_RESTORING, original, "sw_enter", enter, sw_leave=_leave)
+
+
+def _leave(token: Any) -> None:
+    try:
+        snapshot._current.reset(token)  # type: ignore[union-attr]
+    except (ValueError, RuntimeError):  # the method has gone on in another context than it began in
+        snapshot.restores_out_of_order += 1
+
+
+# Both are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
+
+_HANGING = """
+def wrapper({parameters}):
+    sw_result = sw_original({parameters})
+    if (sw_snapshot._current is not None and sw_snapshot._current.get()) or sw_plugin.captures_always:
+        sw_hang({instance})
+    return sw_result
+"""
+
+_RESTORING = """
+def wrapper({parameters}):
+    sw_token = None
+    if getattr({instance}, "_sw_context", None) or (
+        sw_snapshot._current is not None and sw_snapshot._current.get()
+    ):
+        sw_token = sw_enter({instance})
+    try:
+        return sw_original({parameters})
+    finally:
+        if sw_token is not None:
+            sw_leave(sw_token)
+        # An exception that the original caught and kept holds this frame, which must hold on to nothing.
+        del {names}, sw_token
+"""
+
+
+def _compiled(source: str, original: Function, name: str, function: Function, **others: object) -> Function:
+    parameters, names, instance = "*args, **kwargs", "args, kwargs", "(args[0] if args else None)"
+    code = getattr(original, "__code__", None)
+    if code is not None and code.co_argcount and _has_plain_parameters(original):
+        parameters = names = ", ".join(code.co_varnames[: code.co_argcount])
+        instance = code.co_varnames[0]
+    variables: dict[str, Any] = {"sw_original": original, "sw_snapshot": snapshot, name: function, **others}
+    exec(source.format(parameters=parameters, names=names, instance=instance), variables)
+    wrapper: Function = variables["wrapper"]
+
+    def stop() -> None:
+        variables[name] = _nothing
+
+    wrapper.__sw_stop__ = stop  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _has_plain_parameters(function: Any) -> bool:
+    """Return whether a function has only parameters without defaults that can be passed by position."""
+    code = function.__code__
+    varargs_or_keywords = code.co_flags & 0x0C  # inspect.CO_VARARGS, CO_VARKEYWORDS
+    return not (varargs_or_keywords or code.co_kwonlyargcount or code.co_posonlyargcount or function.__defaults__)
+
+
+def _nothing(_item: object) -> None:
+    return None
