@@ -96,7 +96,17 @@ def test_a_run_of_black_is_one_trace_through_several_processes_and_no_file_is_mi
 
 
 def test_pylint_with_two_jobs_says_the_same(environ, source_tree):
-    command = [sys.executable, "-m", "pylint", "-j", "2", "--disable=all", "--enable=W,C", str(source_tree)]
+    command = [
+        sys.executable,
+        "-m",
+        "pylint",
+        "-j",
+        "2",
+        "--persistent=no",
+        "--disable=all",
+        "--enable=W,C",
+        str(source_tree),
+    ]
     plain = run(command, environ, source_tree.parent)
     traced = run([SW_PYTHON, "run", *command], environ, source_tree.parent)
 
