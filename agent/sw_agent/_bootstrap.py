@@ -33,8 +33,7 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
     try:
         loaded = _config.load(environ, entries, argv=argv)
     except _config.ConfigError as error:
-        if sys.stderr is not None:
-            sys.stderr.write(f"sw-python: {error}; this process is not traced\n")
+        sys.stderr.write(f"sw-python: {error}; this process is not traced\n")
         return
     if not loaded.enabled:
         return

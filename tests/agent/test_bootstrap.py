@@ -175,9 +175,11 @@ def test_broken_metadata_of_other_distributions_is_no_concern(site):
 
 
 def test_starting_twice_is_starting_once(site):
-    done = site.run(program=f"from sw_agent import _bootstrap; _bootstrap.start(); _bootstrap.start()\n{PROGRAM}")
+    again = "import os; os.environ['SW_EXPORT_TO'] = 'wrong'; from sw_agent import _bootstrap; _bootstrap.start()"
 
-    assert done.stdout.count("hello") == 2
+    done = site.run(program=f"{again}\n{PROGRAM}")
+
+    assert (done.stdout.count("hello"), done.stderr) == (2, "")
 
 
 def test_a_process_without_stderr_runs(site):

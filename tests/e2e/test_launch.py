@@ -15,7 +15,7 @@ import pytest
 
 from sw_agent import _config_schema
 from sw_agent.cli.run import bootstrap_folder
-from sw_agent.export.store import read_traces
+from sw_agent.export.store import read_trace, read_traces
 
 BIN = Path(sys.executable).parent
 SW_PYTHON = str(BIN / "sw-python")
@@ -362,7 +362,9 @@ def test_the_launcher_itself_is_not_traced_where_runs_are_nested(run, tmp_path):
     done = run("--program-span", "sw-python", "run", "-c", "pass")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert [(trace.root_name, trace.spans) for trace in traces(tmp_path)] == [("-c", 1)]
+    (summary,) = traces(tmp_path)
+    (span,) = read_trace(str(tmp_path / "traces.db"), summary.trace_id)
+    assert (span.name, span.parent_id) == ("-c", None)
 
 
 # Switching off
@@ -470,23 +472,21 @@ def test_show_prints_the_waterfall_to_stderr_and_leaves_stdout_to_the_program(ru
 
 WAITS = """
 import signal, sys
-received = []
-signal.signal(signal.{name}, lambda number, frame: received.append(number))
+watched = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+last = getattr(signal, sys.argv[1])
 print("ready", flush=True)
-while not received: signal.pause()
-print("received", received, flush=True)
-sys.stdin.readline()
-print("all", received)
+while (number := signal.sigwait(watched)) != last:
+    print("received", number.name, flush=True)
 sys.exit(9)
 """
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_show_passes_signals_on_to_the_program(tmp_path, environ, name):
-    write(tmp_path, app=WAITS.format(name=name))
+    write(tmp_path, app=WAITS)
     process = subprocess.Popen(
-        [SW_PYTHON, "run", "--show", "app.py"],
-        stdin=subprocess.PIPE,
+        [SW_PYTHON, "run", "--show", "app.py", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -496,38 +496,38 @@ def test_show_passes_signals_on_to_the_program(tmp_path, environ, name):
     try:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(getattr(signal, name))
-        assert process.stdout.readline() == f"received [{int(getattr(signal, name))}]\n"
-        out, _ = process.communicate("\n", timeout=60)
+        out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (out, process.returncode) == (f"all [{int(getattr(signal, name))}]\n", 9)
+    assert (out, process.returncode) == ("", 9)
 
 
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="here nobody can tell who sent a signal")
 def test_ctrl_c_in_a_terminal_reaches_a_shown_program_once(tmp_path, environ):
-    write(tmp_path, app=WAITS.format(name="SIGINT"))
+    """The launcher is stopped until the program has had its own SIGINT: two at a time would be one."""
+    write(tmp_path, app=WAITS)
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        os.execve(SW_PYTHON, [SW_PYTHON, "run", "--show", "app.py"], environ)
+        os.execve(SW_PYTHON, [SW_PYTHON, "run", "--show", "app.py", "SIGUSR1"], environ)
+    said = b""
     with open(terminal, "r+b", buffering=0) as io:
-        said = b""
-
-        def until(text):
-            nonlocal said
-            while text not in said:
-                said += io.read(1024)
-
-        until(b"ready")
+        while b"ready" not in said:
+            said += io.read(1024)
+        os.kill(pid, signal.SIGSTOP)
+        os.waitpid(pid, os.WUNTRACED)
         io.write(b"\x03")
-        until(b"received [2]")
-        io.write(b"\n")
-        until(b"all [2]")
+        while b"received" not in said:
+            said += io.read(1024)
+        os.kill(pid, signal.SIGUSR1)  # its number is the higher one: the launcher takes it after the SIGINT
+        os.kill(pid, signal.SIGCONT)
         try:
-            while io.read(1024):
-                pass
+            while text := io.read(1024):
+                said += text
         except OSError:  # how Linux tells the end of a terminal
             pass
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert said.count(b"received SIGINT") == 1
 
 
 def test_show_dies_of_the_signal_that_the_program_died_of(run, tmp_path):
