@@ -149,9 +149,11 @@ def is_ours(database: sqlite3.Connection, path: str) -> bool:
     Raises:
         StoreError: it is something else; nothing has been changed.
     """
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    # In one statement, hence of one moment: another process may be creating the store.
+    application, version, tables = database.execute(
+        "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_master)"
+        " FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
     if (application, version) == (APPLICATION_ID, VERSION):
         return True
     if application == APPLICATION_ID:
