@@ -25,12 +25,13 @@ class Launched:
         (folder / "app.py").write_text(prelude + code)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
         self.process = subprocess.Popen(
-            [SW_PYTHON, "run", "--to", "local", *options, "--", "python", "-u", "app.py"],
+            [SW_PYTHON, "run", *options, "--", "python", "-u", "app.py"],
             cwd=folder,
             env={
                 **kept,
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "HOME": str(folder),
+                "SW_EXPORT_TO": "local",
                 "SW_EXPORT_PATH": self.store,
                 **environ,
             },
@@ -53,12 +54,14 @@ class Launched:
 
     def end_with_stderr(self, expected: int = 0) -> tuple[str, str]:
         """Wait for the end, check the exit status, and return the rest of stdout, and stderr."""
-        try:
-            out, err = self.process.communicate(timeout=60)
-        finally:
-            self.process.kill()
+        out, err = self.process.communicate(timeout=60)
         assert self.process.returncode == expected, err
         return out, err
+
+    def close(self) -> None:
+        """Leave nothing running, also where a test has failed in between."""
+        with self.process:
+            self.process.kill()
 
     def spans(self) -> list[StoredSpan]:
         """Return all spans in the store."""

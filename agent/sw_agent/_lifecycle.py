@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from ._config import Config
 
-FORK_WAIT = 0.1  # seconds that a fork may wait for the worker to end
+FORK_WAIT = 0.5  # seconds that a fork may wait for the worker to end, where a collector hangs
 
 pipeline: Pipeline | None = None
 _config: Config | None = None
-_paused = False
+_paused: bool | None = None  # None: no fork is under way
 _when_forked: list[Callable[[], None]] = []
 _before_end: list[Callable[[BaseException | None], None]] = []
 
@@ -138,8 +138,20 @@ def _on_sigterm(number: int, _frame: FrameType | None) -> None:
 # A fork
 
 
+def stand_aside_first() -> None:
+    """Let the worker end before the locks are taken that others hold over a fork; called when they are all imported.
+
+    What registered last is called first before a fork. `logging` holds its lock then, which the worker may need to end.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_before_fork)
+
+
 def _before_fork() -> None:
     global _paused
+    if _paused is not None:
+        return
+    _paused = False
     try:
         _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
     except Exception as error:
@@ -148,7 +160,7 @@ def _before_fork() -> None:
 
 def _in_parent() -> None:
     global _paused
-    paused, _paused = _paused, False
+    paused, _paused = _paused, None
     try:
         if paused and pipeline is not None:
             pipeline.worker.resume()
@@ -158,7 +170,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _paused
-    _paused = False
+    _paused = None
     try:
         if pipeline is not None:
             pipeline.worker.reset()

@@ -133,6 +133,8 @@ def _feed(provider: Any) -> None:
     """Give the provider the agent's pipeline, once."""
     if _lifecycle.pipeline is None or any(fed is provider for fed in _fed):
         return
+    if not _fed:
+        _lifecycle.stand_aside_first()
     _fed.append(provider)
     provider.add_span_processor(_lifecycle.pipeline)
     _lifecycle.flush_on_sigterm()

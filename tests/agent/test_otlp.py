@@ -32,9 +32,15 @@ def collector() -> Iterator[Received]:
 def outputs() -> Iterator[Callable[..., OtlpOutput]]:
     opened: list[OtlpOutput] = []
 
-    def output(endpoint: str, timeout: float = 30.0, protocol: str = "http/protobuf") -> OtlpOutput:
+    def output(
+        endpoint: str,
+        timeout: float = 30.0,
+        protocol: str = "http/protobuf",
+        rest: Callable[[float], bool] = lambda _seconds: True,
+    ) -> OtlpOutput:
         path = "/v1/traces" if protocol == "http/protobuf" else ""
-        opened.append(OtlpOutput(SimpleNamespace(endpoint=endpoint + path, protocol=protocol), timeout))  # type: ignore[arg-type]
+        config = SimpleNamespace(endpoint=endpoint + path, protocol=protocol)
+        opened.append(OtlpOutput(config, timeout, rest))  # type: ignore[arg-type]
         return opened[-1]
 
     yield output
@@ -110,23 +116,36 @@ def test_a_batch_that_is_refused_is_lost_and_said(
     assert detail.startswith(f"{collector.endpoint}/v1/traces: {status} ")
 
 
-def test_what_may_pass_is_tried_again(collector: Received, outputs: Callable[..., OtlpOutput]) -> None:
+def test_what_may_pass_is_tried_again_after_a_growing_pause(
+    collector: Received, outputs: Callable[..., OtlpOutput]
+) -> None:
+    pauses: list[float] = []
+
+    def rest(seconds: float) -> bool:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            collector.status = 200
+        return True
+
     collector.status = 503
-    output = outputs(collector.endpoint)
-    sender = threading.Thread(target=lambda: results.append(send(output, spans("a"))))
-    results: list[Any] = []
-    sender.start()
-    assert collector.came.wait(60)
-    collector.status = 200
-    sender.join()
-    assert results == [[]]
+    assert send(outputs(collector.endpoint, rest=rest), spans("a")) == []
+    assert collector.names == ["a"]
+    assert pauses == [0.5, 1.0, 2.0]
+
+
+def test_whoever_may_not_rest_tries_a_last_time(collector: Received, outputs: Callable[..., OtlpOutput]) -> None:
+    def rest(_seconds: float) -> bool:
+        collector.status = 200
+        return False
+
+    collector.status = 503
+    assert send(outputs(collector.endpoint, rest=rest), spans("a")) == []
     assert collector.names == ["a"]
 
 
 def test_nobody_there_is_said_in_one_short_line(outputs: Callable[..., OtlpOutput]) -> None:
     with nobody() as endpoint:
-        output = outputs(endpoint)
-        output.hurry()
+        output = outputs(endpoint, rest=lambda _: False)
         ((_, reason, detail),) = send(output, spans("a"))
     assert reason == "not taken by the collector"
     assert detail == f"{endpoint}/v1/traces: [Errno 111] Connection refused"
@@ -139,18 +158,6 @@ def test_a_batch_has_no_more_than_its_time(outputs: Callable[..., OtlpOutput]) -
         assert time.monotonic() - begun < 30
     assert count == 1
     assert "timed out" in detail
-
-
-def test_whoever_is_in_a_hurry_waits_for_no_better_times(outputs: Callable[..., OtlpOutput]) -> None:
-    with nobody() as endpoint:
-        output = outputs(endpoint, timeout=3600.0)
-        losses: list[Any] = []
-        sender = threading.Thread(target=lambda: losses.append(send(output, spans("a"))))
-        sender.start()
-        output.hurry()
-        output.hurry()
-        sender.join(60)
-        assert len(losses) == 1
 
 
 def test_a_connection_is_kept_and_renewed_when_it_turns_out_dead(outputs: Callable[..., OtlpOutput]) -> None:
@@ -169,8 +176,7 @@ def test_sending_says_nothing_in_the_log_of_the_program(
         collector.status = 500
         send(outputs(collector.endpoint), spans("a"))
         with nobody() as endpoint:
-            output = outputs(endpoint)
-            output.hurry()
+            output = outputs(endpoint, rest=lambda _: False)
             send(output, spans("\ud800", k=10**40))
         with silent_collector() as endpoint:
             send(outputs(endpoint, timeout=0.1), spans("a"))

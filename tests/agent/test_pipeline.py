@@ -35,7 +35,7 @@ class Kept:
         self.seen: list[object] = []
         self.losses: list[Loss] = []
         self.opened = self.closed = 0
-        self.hurried = False
+        self.rest: Callable[[float], bool] = lambda _: True
         self.pipelines: list[Pipeline] = []
 
     def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
@@ -44,9 +44,6 @@ class Kept:
         self.seen.append(self.while_sending())
         self.batches.append(list(spans))
         return self.losses
-
-    def hurry(self) -> None:
-        self.hurried = True
 
     def close(self) -> None:
         self.closed += 1
@@ -69,7 +66,9 @@ class Piped:
             "exit_timeout": FOREVER,
         }
         self.output = output
-        self.pipeline = Pipeline(SimpleNamespace(**{**settings, **changed}), lambda _config, _patience: [output])  # type: ignore[arg-type]
+        self.open = lambda *_: [output]
+        self.pipeline = Pipeline(SimpleNamespace(**{**settings, **changed}), self.open)  # type: ignore[arg-type]
+        output.rest = self.pipeline.worker.rest
         output.pipelines.append(self.pipeline)
         self.provider = TracerProvider(shutdown_on_exit=False, resource=Resource({}))
         self.provider.add_span_processor(self.pipeline)  # type: ignore[arg-type]
@@ -336,7 +335,6 @@ def test_the_end_waits_no_longer_than_it_may_and_says_what_is_left(output: Kept,
     assert output.asked.wait(FOREVER)
     piped.spans("b", "c")
     piped.pipeline.end(0.01)
-    assert output.hurried
     assert piped.pipeline.dropped == {"not sent in time": 3}
     assert said() == ["spans dropped: 3 not sent in time (exit_timeout is 60 s)"]
 
@@ -411,3 +409,42 @@ def test_what_ends_during_a_fork_is_sent_after_it(output: Kept) -> None:
     piped.pipeline.worker.resume()
     assert piped.pipeline.flush(FOREVER)
     assert output.names == ["a"]
+
+
+def test_an_output_that_waits_for_better_times_is_interrupted_and_its_batch_stays(output: Kept) -> None:
+    piped = Piped(output)
+    output.losses = [Loss(1, "not taken", interrupted=True)]
+    output.while_sending = lambda: output.rest(FOREVER)
+    piped.spans("a")
+    assert not piped.pipeline.flush(0)
+    assert output.asked.wait(FOREVER)
+    assert piped.pipeline.worker.pause(FOREVER)
+    assert piped.pipeline.waiting == 1
+    piped.pipeline.worker.resume()
+    assert not piped.pipeline.worker._running.locked()
+    output.losses = []
+    output.while_sending = lambda: None
+    piped.spans("b")
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a", "a", "b"]
+    assert piped.pipeline.delivered == 2
+    piped.assert_balanced()
+
+
+def test_the_end_interrupts_an_output_that_waits_for_better_times(output: Kept, said: Callable[[], list[str]]) -> None:
+    piped = Piped(output)
+    output.losses = [Loss(1, "not taken", interrupted=True)]
+    output.while_sending = lambda: output.rest(FOREVER)
+    piped.spans("a")
+    assert not piped.pipeline.flush(0)
+    assert output.asked.wait(FOREVER)
+    piped.pipeline.end(FOREVER)
+    assert said() == ["spans dropped: 1 not taken"]
+
+
+def test_whoever_rests_hears_of_a_flush_afterwards(output: Kept) -> None:
+    piped = Piped(output)
+    output.while_sending = lambda: output.rest(0.01)
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert output.seen == [True]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,16 @@ Launch = Callable[..., Launched]
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Launch:
-    def start(code: str, *options: str, **more: Any) -> Launched:
-        return Launched(tmp_path, code, *options, **more)
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    launched: list[Launched] = []
 
-    return start
+    def start(code: str, *options: str, **more: Any) -> Launched:
+        launched.append(Launched(tmp_path, code, *options, **more))
+        return launched[-1]
+
+    yield start
+    for each in launched:
+        each.close()
 
 
 # An SDK pipeline of the program's own, that prints the name and the resource of what it gets

@@ -28,9 +28,6 @@ class ConsoleOutput:
             stream.flush()
         return []
 
-    def hurry(self) -> None:
-        """Nothing: nobody waits."""
-
     def close(self) -> None:
         """Nothing: the stream is the program's."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import allocate_lock
 from time import monotonic
 
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -21,23 +20,25 @@ if TYPE_CHECKING:
 
     from .._config import Config
     from .otlp_session import Session
+    from .pipeline import Rest
 
 DEFAULT_ENDPOINTS = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318/v1/traces"}
 FIRST_PAUSE = 0.5  # seconds before a batch is sent again, doubled each time
 
 
 class OtlpOutput:
-    """Sends spans to a collector, each batch within `timeout` seconds; what it does not take is lost, and said."""
+    """Sends spans to a collector, each batch within `timeout` seconds; what it does not take is lost, and said.
 
-    def __init__(self, config: Config, timeout: float) -> None:
+    `rest` waits for better times between two attempts.
+    """
+
+    def __init__(self, config: Config, timeout: float, rest: Rest) -> None:
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
         self._timeout = timeout
         self._session: Session | None = None
         with quiet.without_thread_pool():
             self._exporter = self._grpc() if config.protocol == "grpc" else self._http()
-        self._in_a_hurry = False
-        self._pause = allocate_lock()
-        self._pause.acquire()
+        self._rest = rest
         _keep_off_the_random_numbers_of_the_program()
         quiet.silence_libraries()
 
@@ -45,21 +46,16 @@ class OtlpOutput:
         """Send one batch; again, while the collector says that it is worth it and there is time."""
         deadline = monotonic() + self._timeout
         pause = FIRST_PAUSE
+        interrupted = False
         while True:
             detail, again = self._try(spans)
             if detail is None:
                 return []
-            if not again or self._in_a_hurry or monotonic() + pause > deadline:
+            if not again or interrupted or monotonic() + pause > deadline:
                 break
-            self._pause.acquire(timeout=pause)
+            interrupted = not self._rest(pause)  # then it tries a last time
             pause *= 2
-        return self._loss(spans, detail)
-
-    def hurry(self) -> None:
-        """Let `send` try once more at once, and then give up: the program ends."""
-        if not self._in_a_hurry:
-            self._in_a_hurry = True
-            self._pause.release()
+        return self._loss(spans, detail, interrupted and again)
 
     def close(self) -> None:
         """Close the connection."""
@@ -81,7 +77,7 @@ class OtlpOutput:
             return str(refusal), refusal.may_pass
         return detail, False
 
-    def _loss(self, spans: Sequence[ReadableSpan], detail: str) -> list[Loss]:
+    def _loss(self, spans: Sequence[ReadableSpan], detail: str, interrupted: bool) -> list[Loss]:
         """Say that the collector did not take the batch; where one span could not even be encoded, send the others."""
         from .encoding import encodable
 
@@ -90,7 +86,8 @@ class OtlpOutput:
             if mended is not spans:
                 losses = [Loss(lost, "not encodable", detail)] if lost else []
                 return losses + (self.send(mended) if mended else [])
-        return [Loss(len(spans), "not taken by the collector", f"{self._endpoint}: {detail}")]
+        reason = "not taken by the collector"
+        return [Loss(len(spans), reason, f"{self._endpoint}: {detail}", interrupted=interrupted)]
 
     def _http(self) -> SpanExporter:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
     from .._config import Config
 
+    Rest = Callable[[float], bool]
+
     class Output(Protocol):
         """Where spans go; called by one thread at a time."""
 
         def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
             """Deliver the spans; return what could not be delivered."""
-
-        def hurry(self) -> None:
-            """Give up waiting for better times, from now on; called by any thread."""
 
         def close(self) -> None:
             """Let go of connections and files."""
@@ -40,14 +39,18 @@ SAY_DROPS_EVERY = 60.0  # seconds
 
 
 class Loss:
-    """Some spans of a batch that an output could not deliver: how many, why in two words, and why in full."""
+    """Some spans of a batch that an output could not deliver: how many, why in two words, and why in full.
 
-    __slots__ = ("count", "detail", "reason")
+    `interrupted` says that it would have tried again, had the worker not been wanted to end.
+    """
 
-    def __init__(self, count: int, reason: str, detail: str = "") -> None:
+    __slots__ = ("count", "detail", "interrupted", "reason")
+
+    def __init__(self, count: int, reason: str, detail: str = "", *, interrupted: bool = False) -> None:
         self.count = count
         self.reason = reason
         self.detail = detail
+        self.interrupted = interrupted
 
 
 class Pipeline:
@@ -58,7 +61,9 @@ class Pipeline:
     3.10 and later, which switches threads at calls and backward jumps only.
     """
 
-    def __init__(self, config: Config, open_outputs: Callable[[Config, float], list[Output]] | None = None) -> None:
+    def __init__(
+        self, config: Config, open_outputs: Callable[[Config, float, Rest], list[Output]] | None = None
+    ) -> None:
         self._config = config
         self._open_outputs = open_outputs or _open_outputs
         self._size = config.queue_size
@@ -68,7 +73,7 @@ class Pipeline:
         self.delivered = 0
         self.dropped: dict[str, int] = {}
         self.reset()
-        self.worker = Worker(self._send_queued, self._close_outputs, self._pending, config.flush_interval)
+        self.worker = Worker(self._send_queued, self._close_outputs, lambda: self.waiting, config.flush_interval)
 
     def reset(self) -> None:
         """Begin anew in a forked process: what was queued or open is the parent's to send."""
@@ -140,8 +145,7 @@ class Pipeline:
         """Send what has ended, within `timeout` seconds, and count the rest as dropped; say what was dropped."""
         deadline = monotonic() + timeout
         self._ending = True
-        for output in self._outputs or ():
-            output.hurry()
+        self.worker.hurry()
         finished = self.flush(timeout)
         self._closed = True
         if finished and self.worker.pause(max(0.05, deadline - monotonic())):
@@ -152,9 +156,6 @@ class Pipeline:
         self._say_drops(last=True)
 
     # What the worker calls
-
-    def _pending(self) -> bool:
-        return bool(self._queue or self._sending)
 
     def _send_queued(self, patience: float | None = None) -> None:
         """Send what is queued now; with `patience`, in about that many seconds, and leave the rest."""
@@ -171,28 +172,36 @@ class Pipeline:
             if not batch:
                 break
             try:
-                losses = self._send(batch, patience)
+                losses: list[Loss] | None = self._send(batch, patience)
             except Exception as error:
                 contain("sending spans", error)
                 losses = [Loss(len(batch), "failure of the agent", repr(error))]
+            if losses is None:
+                self._queue.extendleft(reversed(batch))
+                self._sending = 0
+                break
             for loss in losses:
                 self._drop(loss.count, loss.reason, loss.detail)
             self.delivered += len(batch) - sum(loss.count for loss in losses)
             self._sending = 0
         self._say_drops()
 
-    def _send(self, batch: list[ReadableSpan], patience: float) -> list[Loss]:
+    def _send(self, batch: list[ReadableSpan], patience: float) -> list[Loss] | None:
+        """Give the batch to the outputs, those that may be interrupted first; return None where one was: it stays."""
         from .quiet import on_our_own
 
         with on_our_own():
             if self._outputs is None:
-                self._outputs = self._open_outputs(self._config, patience)
-            if self._ending:
-                for output in self._outputs:
-                    output.hurry()
-            all_losses = [output.send(batch) for output in self._outputs]
-        # A span that one of two outputs has lost counts as dropped, a span that both have lost counts once.
-        return max(all_losses, key=lambda losses: sum(loss.count for loss in losses), default=[])
+                self._outputs = self._open_outputs(self._config, patience, self.worker.rest)
+            self.worker.settled()
+            worst: list[Loss] = []
+            for output in self._outputs:
+                losses = output.send(batch)
+                if any(loss.interrupted for loss in losses) and not self._ending:
+                    return None
+                # A span that one of two outputs has lost counts as dropped, a span that both have lost counts once.
+                worst = max(worst, losses, key=lambda found: sum(loss.count for loss in found))
+        return worst
 
     def _close_outputs(self) -> None:
         outputs, self._outputs = self._outputs, None
@@ -227,13 +236,13 @@ class Pipeline:
         logger().warning("spans dropped: %s", ", ".join(parts))
 
 
-def _open_outputs(config: Config, patience: float) -> list[Output]:
+def _open_outputs(config: Config, patience: float, rest: Rest) -> list[Output]:
     outputs: list[Output] = []
-    for name in config.to:
+    for name in sorted(config.to, reverse=True):  # otlp before the others
         if name == "otlp":
             from .otlp import OtlpOutput
 
-            outputs.append(OtlpOutput(config, patience))
+            outputs.append(OtlpOutput(config, patience, rest))
         elif name == "local":
             from .store import Store
 

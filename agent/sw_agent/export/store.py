@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import contextmanager, suppress
-from time import monotonic
+from time import monotonic, sleep
 
 from .pipeline import Loss
 from .rows import clean, cleaned_row, resource_text, row
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "StoreError", "StoredSpan", "TraceSummary", "read_trace", "read_traces"]
 
-BUSY_TIMEOUT = 2.0  # seconds to wait for another process's write, at most
-ATTEMPTS = 3
+OPENING_PATIENCE = 2.0  # seconds to wait for another process that makes the file, at most
+BREATH = 0.001  # seconds between two batches, and between two looks whether another process has finished its own
 
 SCHEMA = """
 CREATE TABLE resources (id INTEGER PRIMARY KEY, service TEXT NOT NULL, attributes TEXT NOT NULL UNIQUE);
@@ -57,28 +57,28 @@ class Store:
     marks the spans as those of one `sw-python run`. `patience` is how long to wait for other writers, in seconds.
     """
 
-    def __init__(self, path: str, max_bytes: int, run: str | None = None, patience: float = BUSY_TIMEOUT) -> None:
+    def __init__(self, path: str, max_bytes: int, run: str | None = None, patience: float = 5.0) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._run = run
-        self._patience = min(patience, BUSY_TIMEOUT)
+        self._patience = patience
         self._database: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode of what is open
 
     def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
         """Write one batch; what SQLite says against it is the reason of the loss."""
-        deadline = monotonic() + self._patience * ATTEMPTS
+        deadline = monotonic() + self._patience
         while True:
             try:
                 self._write(spans)
-                return []
             except (sqlite3.Error, StoreError, OSError) as error:
-                self.close()
                 if not _is_locked(error) or monotonic() > deadline:
+                    self.close()
                     return [Loss(len(spans), "not written to the local store", _said(self._path, error))]
-
-    def hurry(self) -> None:
-        """Nothing: another process's write is waited for `patience` seconds at most."""
+                sleep(BREATH)
+            else:
+                sleep(BREATH)  # or who has much to write would leave no gap for the others
+                return []
 
     def close(self) -> None:
         """Close the file."""
@@ -92,7 +92,7 @@ class Store:
         if self._database is not None and self._file != _identity(self._path):
             self.close()  # somebody has deleted or replaced it
         if self._database is None:
-            self._database = _open(self._path, self._patience)
+            self._database = _open(self._path, min(self._patience, OPENING_PATIENCE))
             self._file = _identity(self._path)
         database = self._database
         with _transaction(database):
@@ -104,7 +104,6 @@ class Store:
             database.executemany(INSERT, rows)
             if _size(database) > self._max_bytes:
                 _delete_oldest(database)
-        database.execute("PRAGMA incremental_vacuum").fetchall()
 
 
 def _open(path: str, patience: float) -> sqlite3.Connection:
@@ -130,6 +129,8 @@ def _open(path: str, patience: float) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL").fetchall()
         # NORMAL: a crash of the process loses nothing, one of the machine the last transactions, never the file.
         database.execute("PRAGMA synchronous = NORMAL")
+        # SQLite's own way to wait looks ten times a second: not often enough to find the gap that a busy writer leaves.
+        database.execute("PRAGMA busy_timeout = 0").fetchall()
     except BaseException:
         database.close()
         raise
@@ -207,6 +208,7 @@ def _delete_oldest(database: sqlite3.Connection) -> None:
     begun_first = "SELECT trace_id FROM spans ORDER BY start_ns LIMIT ?"
     database.execute(f"DELETE FROM spans WHERE trace_id IN ({begun_first})", (count // 10 + 1,))
     database.execute("DELETE FROM resources WHERE id NOT IN (SELECT resource_id FROM spans)")
+    database.execute("PRAGMA incremental_vacuum").fetchall()
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAME = "sw-agent-export"
+LONGEST_IMPORT = 5.0  # seconds
 IDLE_ROUNDS = 5  # flush intervals with nothing to send, after which the thread ends
 
 
@@ -35,7 +36,7 @@ class Worker:
         self,
         work: Callable[[float | None], None],
         close: Callable[[], None],
-        pending: Callable[[], bool],
+        pending: Callable[[], int],
         interval: float,
     ) -> None:
         self._work = work
@@ -50,6 +51,11 @@ class Worker:
         self._asleep: LockType = allocate_lock()
         self._asleep.acquire()
         self._stopping = False
+        self._settling = False
+        self._gave_up = False
+        self._hurried = False
+        self._interrupted = False
+        self._left_over = 0
         self._waiters: list[LockType] = []
         self._native_id: int | None = None
 
@@ -57,6 +63,7 @@ class Worker:
         """Start the thread unless it runs; return whether it does (a process that ends can start none)."""
         if self._running.locked() or not self._running.acquire(False):
             return True
+        self._settling = True
         try:
             start_new_thread(self._run, ())
         except RuntimeError:
@@ -90,23 +97,48 @@ class Worker:
             self._running.release()
         return not self._pending()
 
+    def settled(self) -> None:
+        """Tell that the thread has imported what it needs, and will wait for the network only."""
+        self._settling = False
+
+    def rest(self, seconds: float) -> bool:
+        """Let the thread wait; return False, at once, where it is wanted to end or to `hurry`."""
+        until = monotonic() + seconds
+        while not (self._stopping or self._hurried) and (left := until - monotonic()) > 0:
+            self._asleep.acquire(timeout=left)
+        self.wake()  # whoever has woken it meanwhile meant its next round
+        self._interrupted = self._stopping
+        return not (self._stopping or self._hurried)
+
+    def hurry(self) -> None:
+        """Let nothing `rest` any more: the process ends."""
+        self._hurried = True
+        self.wake()
+
     def pause(self, timeout: float) -> bool:
-        """Let the thread finish and end within `timeout` seconds, and keep any other from starting until `resume`."""
-        deadline = monotonic() + timeout
+        """Let the thread finish and end within `timeout` seconds, and keep any other from starting until `resume`.
+
+        It takes longer while the thread imports: the child of a fork in the midst of that could never import the same
+        module, since nobody there would release its lock. What hangs is waited for once, not at each fork.
+        """
+        longest = monotonic() + LONGEST_IMPORT
         if not self._running.acquire(False):
             self._stopping = True
             self.wake()
-            if not self._running.acquire(timeout=max(0.0, timeout)):
-                self._stopping = False
-                return False
+            while not self._running.acquire(timeout=0 if self._gave_up else timeout):
+                if not self._settling or monotonic() > longest:
+                    self._stopping = False
+                    self._gave_up = True
+                    return False
             self._stopping = False
-        _wait_for_end_of(self._native_id, deadline)
+        self._left_over = self._pending()
+        _wait_for_end_of(self._native_id, monotonic() + timeout)
         return True
 
     def resume(self) -> None:
-        """Undo `pause`, where that returned true."""
+        """Undo `pause`, where that returned true; what was left over then goes on with what comes next."""
         self._running.release()
-        if self._pending() or self._waiters:
+        if self._pending() > self._left_over or self._waiters:
             self.begin()
 
     def _run(self) -> None:
@@ -128,19 +160,21 @@ class Worker:
     def _rounds(self) -> bool:
         """Work until told to stop, or until there was nothing to do for a while; return whether told."""
         idle = 0
+        self._interrupted = False
         while True:
             self._asleep.acquire(timeout=self._interval)
             stopping = self._stopping
             idle = 0 if self._pending() else idle + 1
             self._round()
-            if stopping or idle >= IDLE_ROUNDS:
-                return stopping
+            if stopping or self._interrupted or idle >= IDLE_ROUNDS:
+                return stopping or self._interrupted
 
     def _round(self, patience: float | None = None) -> None:
         waiters = [self._waiters.pop() for _ in range(len(self._waiters))]
         try:
             self._work(patience)
         finally:
+            self._settling = self._gave_up = False
             for waiter in waiters:
                 waiter.release()
 

@@ -1,0 +1,362 @@
+"""Forks and signals, as a program sees them: as without the agent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launched import Launched
+from receivers import Received, grpc_collector, http_collector, nobody, silent_collector
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+Launch = Callable[..., Launched]
+
+FORK = """
+import os, sys
+def fork(work):
+    pid = os.fork()
+    if pid == 0:
+        work()
+        sys.exit()
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, status
+"""
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    launched: list[Launched] = []
+
+    def start(code: str, *options: str, **more: Any) -> Launched:
+        launched.append(Launched(tmp_path, code, *options, **more))
+        return launched[-1]
+
+    yield start
+    for each in launched:
+        each.close()
+
+
+# A fork
+
+
+def test_a_fork_inside_a_span_exports_it_once_and_children_hang_under_it(launch: Launch) -> None:
+    app = launch(
+        FORK
+        + """
+def work():
+    with S("in the child") as span: pass
+with S("outer") as outer:
+    fork(work)
+"""
+    )
+    app.end()
+    spans = {span.name: span for span in app.spans()}
+    assert app.names() == ["in the child", "outer"]
+    child, outer = spans["in the child"], spans["outer"]
+    assert child.parent_id == outer.span_id
+    assert child.resource["process.pid"] != outer.resource["process.pid"]
+    assert child.resource["service.instance.id"] != outer.resource["service.instance.id"]
+
+
+def test_the_inherited_span_does_not_record_in_the_child(launch: Launch) -> None:
+    app = launch(
+        FORK
+        + """
+def work():
+    current = trace.get_current_span()
+    print(current.is_recording(), current.get_span_context() == outer.get_span_context())
+with S("outer") as outer:
+    fork(work)
+    print(trace.get_current_span().is_recording())
+"""
+    )
+    assert app.end() == "False True\nTrue\n"
+
+
+def test_a_child_that_leaves_the_inherited_block_ends_nothing(launch: Launch) -> None:
+    app = launch(
+        """
+import os
+with S("outer"):
+    with S("inner"):
+        child = os.fork() == 0
+with S("after"): pass
+if not child: assert os.wait()[1] == 0
+"""
+    )
+    app.end()
+    assert app.names() == ["after", "after", "inner", "outer"]
+    assert all(span.parent_id is None for span in app.spans() if span.name == "after")
+
+
+def test_ids_differ_between_parent_and_children(launch: Launch) -> None:
+    app = launch(
+        FORK
+        + """
+def work():
+    with S("a"): pass
+for _ in range(3): fork(work)
+work()
+"""
+    )
+    app.end()
+    assert len({span.trace_id for span in app.spans()}) == 4
+    assert len({span.span_id for span in app.spans()}) == 4
+    assert len({span.resource["service.instance.id"] for span in app.spans()}) == 4
+
+
+def test_what_was_queued_before_a_fork_is_sent_once(launch: Launch) -> None:
+    app = launch(
+        FORK
+        + """
+for number in range(100):
+    with S(f"{number}"): pass
+    if number % 10 == 0: fork(lambda: None)
+"""
+    )
+    app.end()
+    assert sorted(map(int, app.names())) == list(range(100))
+
+
+@pytest.mark.parametrize("to", ["local", "http/protobuf", "grpc", "nobody"])
+def test_a_program_with_one_thread_that_forks_is_not_told_that_it_has_more(launch: Launch, to: str) -> None:
+    """Python 3.12 counts the operating system's threads, and warns."""
+    collector = {"local": nullcontext, "nobody": nobody, "grpc": grpc_collector}.get(to, http_collector)
+    with collector() as found:
+        app = launch(
+            FORK
+            + """
+import warnings
+warnings.simplefilter("error")
+for number in range(10):
+    with S("a"): pass
+    fork(lambda: None)
+    with S("b"): pass
+    from sw_agent import _lifecycle
+    _lifecycle.flush(0.01)
+    fork(lambda: None)
+""",
+            SW_EXPORT_TO="local" if to == "local" else "otlp",
+            SW_EXPORT_ENDPOINT=found if isinstance(found, str) else found.endpoint if found else "",
+            SW_EXPORT_PROTOCOL="grpc" if to == "grpc" else "http/protobuf",
+            SW_EXPORT_FLUSH_INTERVAL="0.01",
+        )
+        _, err = app.end_with_stderr()
+        assert "DeprecationWarning" not in err
+        if to == "local":
+            assert len(app.names()) == 20
+        elif isinstance(found, Received):
+            assert len(found.names) == 20
+
+
+def test_grandchildren_are_traced(launch: Launch) -> None:
+    app = launch(
+        FORK
+        + """
+def child():
+    with S("child"): fork(grandchild)
+def grandchild():
+    with S("grandchild"): pass
+with S("parent"): fork(child)
+"""
+    )
+    app.end()
+    spans = {span.name: span for span in app.spans()}
+    assert spans["grandchild"].parent_id == spans["child"].span_id
+    assert spans["child"].parent_id == spans["parent"].span_id
+
+
+def test_a_fork_from_many_threads_that_record_never_hangs(launch: Launch) -> None:
+    app = launch(
+        FORK
+        + """
+import threading
+stop = threading.Event()
+def record():
+    while not stop.wait(0.001):
+        with S("busy"): pass
+threads = [threading.Thread(target=record) for _ in range(3)]
+for thread in threads: thread.start()
+def work():
+    for _ in range(10):
+        with S("child"): pass
+for _ in range(15): fork(work)
+stop.set()
+for thread in threads: thread.join()
+""",
+        SW_EXPORT_FLUSH_INTERVAL="0.01",
+        SW_EXPORT_QUEUE_SIZE="1000000",
+        PYTHONWARNINGS="ignore",
+    )
+    app.end()
+    assert app.names().count("child") == 150
+
+
+# SIGTERM
+
+
+def wait_for_line(app: Launched, line: str) -> None:
+    assert app.read_line() == line
+
+
+def test_sigterm_with_its_default_disposition_kills_after_the_flush(launch: Launch) -> None:
+    app = launch("import time\nwith S('a'): pass\nprint('ready')\nwhile True: time.sleep(60)")
+    wait_for_line(app, "ready")
+    app.process.terminate()
+    app.end(-signal.SIGTERM)
+    assert app.names() == ["a"]
+
+
+def test_sigterm_ends_the_programs_span_too(launch: Launch) -> None:
+    app = launch("import time\nprint('ready')\nwhile True: time.sleep(60)", "--program-span")
+    wait_for_line(app, "ready")
+    app.process.terminate()
+    app.end(-signal.SIGTERM)
+    (span,) = app.spans()
+    assert (span.status, span.status_description) == ("ERROR", "SystemExit: SIGTERM")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_handler_of_the_programs_own_is_left_alone(launch: Launch, when: str) -> None:
+    handler = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    app = launch(
+        ("" if when == "before" else handler)
+        + "with S('a'): pass\nprint('ready')\nimport time\nwhile True: time.sleep(60)",
+        prelude=(handler if when == "before" else "")
+        + "from opentelemetry import trace\nS = trace.get_tracer('x').start_as_current_span\n",
+    )
+    wait_for_line(app, "ready")
+    app.process.terminate()
+    app.end(7)
+    assert app.names() == ["a"]
+
+
+def test_a_handler_that_calls_the_one_before_it_goes_on(launch: Launch) -> None:
+    app = launch(
+        """
+import signal, time
+def handler(number, frame):
+    if callable(before): before(number, frame)
+    print("handled")
+before = signal.signal(signal.SIGTERM, handler)
+print("ready")
+while True: time.sleep(60)
+"""
+    )
+    wait_for_line(app, "ready")
+    app.process.terminate()
+    wait_for_line(app, "handled")
+    app.process.kill()
+    app.end_with_stderr(-signal.SIGKILL)
+
+
+def test_an_ignored_sigterm_stays_ignored(launch: Launch) -> None:
+    app = launch(
+        "import os; os.kill(os.getpid(), signal.SIGTERM); print('alive', signal.getsignal(signal.SIGTERM))",
+        prelude="import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nfrom opentelemetry import trace\n",
+    )
+    assert app.end() == "alive 1\n"
+
+
+def test_a_program_that_never_traces_has_its_default_sigterm(launch: Launch) -> None:
+    app = launch("import signal\nprint(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)", prelude="")
+    assert app.end() == "True\n"
+
+
+def test_sigterm_in_a_forked_child_kills_it_after_the_flush(launch: Launch) -> None:
+    app = launch(
+        """
+import os, signal, time
+read, write = os.pipe()
+pid = os.fork()
+if pid == 0:
+    with S("child"): pass
+    os.write(write, b"x")
+    while True: time.sleep(60)
+os.read(read, 1)
+os.kill(pid, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    )
+    assert app.end() == "-15\n"
+    assert app.names() == ["child"]
+
+
+def test_a_terminated_process_of_multiprocessing_has_flushed(launch: Launch) -> None:
+    app = launch(
+        """
+import multiprocessing, time
+def work(ready):
+    with S("work"): pass
+    ready.set()
+    while True: time.sleep(60)
+if __name__ == "__main__":
+    for method in ("fork", "spawn"):
+        context = multiprocessing.get_context(method)
+        ready = context.Event()
+        process = context.Process(target=work, args=(ready,))
+        process.start()
+        ready.wait()
+        process.terminate()
+        process.join()
+        print(process.exitcode)
+"""
+    )
+    assert app.end() == "-15\n-15\n"
+    assert app.names() == ["work", "work"]
+
+
+def test_a_dying_process_is_not_held_up_by_a_collector_that_hangs(launch: Launch) -> None:
+    with silent_collector() as endpoint:
+        app = launch(
+            "import time\nwith S('a'): pass\nprint('ready')\nwhile True: time.sleep(60)",
+            SW_EXPORT_TO="otlp",
+            SW_EXPORT_ENDPOINT=endpoint,
+            SW_EXPORT_EXIT_TIMEOUT="0.2",
+        )
+        wait_for_line(app, "ready")
+        begun = time.monotonic()
+        app.process.terminate()
+        _, err = app.end_with_stderr(-signal.SIGTERM)
+        assert time.monotonic() - begun < 30
+    assert err == "sw-python: WARNING: spans dropped: 1 not sent in time (exit_timeout is 0.2 s)\n"
+
+
+def test_signals_reach_the_program_as_before(launch: Launch) -> None:
+    """None is swallowed by the worker, and a wait in the main thread is interrupted."""
+    app = launch(
+        """
+import signal, time
+got = []
+signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
+with S("a"): pass
+print("ready")
+while not got: signal.pause()
+print("got it")
+""",
+        SW_EXPORT_FLUSH_INTERVAL="0.01",
+    )
+    wait_for_line(app, "ready")
+    os.kill(app.process.pid, signal.SIGUSR1)
+    assert app.end() == "got it\n"
+
+
+def test_a_program_that_joins_all_threads_it_can_see_ends(launch: Launch) -> None:
+    app = launch(
+        """
+import threading
+with S("a"): pass
+for thread in threading.enumerate():
+    if thread is not threading.current_thread(): thread.join()
+while threading.active_count() > 1: pass
+"""
+    )
+    app.end()
+    assert app.names() == ["a"]
