@@ -10,18 +10,8 @@ nothing put around the task's function. In the worker the queues are the places 
 
 from __future__ import annotations
 
-from sw_agent.carrier import ContextCarrier
-from sw_agent.plugin import (
-    EMPTY,
-    PROPAGATION,
-    Inbox,
-    Option,
-    Outbox,
-    Plugin,
-    capture_if_active,
-    child_ending,
-    child_started,
-)
+from sw_agent.carrier import pack, unpack
+from sw_agent.plugin import EMPTY, PROPAGATION, Inbox, Option, Outbox, Plugin, child_ending, child_started
 from sw_agent.snapshot import ContextSnapshot, capture
 
 TYPE_CHECKING = False
@@ -31,22 +21,19 @@ if TYPE_CHECKING:
 
     Call = tuple[tuple[Any, ...], dict[str, Any]]
 
-POOL_WORKER = "multiprocessing.pool.worker"
-OWNERLESS = (
-    POOL_WORKER,
-    "multiprocessing.managers.BaseManager._run_server",
+# Dotted names of modules, of process classes, and of the functions that processes are started with.
+DETACHED = (
     "concurrent.futures.process._process_worker",
+    "multiprocessing.managers.BaseManager._run_server",
+    "multiprocessing.pool.worker",
 )
-MAPPERS = ("multiprocessing.pool.mapstar", "multiprocessing.pool.starmapstar")
-SENT_AHEAD = "sw_agent"
+SENT_AHEAD = "sw_agent"  # the key of the snapshot among the preparation data
 
 plugin = Plugin(
     "multiprocessing",
     options=[
         *PROPAGATION,
-        Option(
-            "detached", [], "processes that belong to nobody: dotted names of their target, their class or its module"
-        ),
+        Option("detached", [], "processes that belong to nobody: dotted names of their target, class or module"),
     ],
 )
 
@@ -58,9 +45,9 @@ plugin = Plugin(
 def send_snapshot_ahead(wrapped: Callable[..., Any], _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Put the snapshot beside what a new interpreter is told first, as text: it may be one without the agent."""
     data = wrapped(*args, **kwargs)
-    snapshot = _capture()
+    snapshot = plugin.captured()
     if snapshot is not None:
-        data[SENT_AHEAD] = dict(ContextCarrier.inject_w3c(snapshot)), snapshot.taken_at
+        data[SENT_AHEAD] = pack(snapshot)
     return data
 
 
@@ -70,11 +57,8 @@ _sent_ahead: list[ContextSnapshot] = []
 @plugin.before("multiprocessing.spawn:prepare")
 def receive_snapshot(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Keep the snapshot of this process until its work begins."""
-    carrier, taken_at = (args[0] if args else kwargs["data"]).get(SENT_AHEAD) or ({}, 0)
-    if taken_at:
-        snapshot = ContextSnapshot(ContextCarrier(carrier).extract_w3c().context)
-        snapshot.taken_at = taken_at
-        _sent_ahead[:] = [snapshot]
+    packed = (args[0] if args else kwargs["data"]).get(SENT_AHEAD)
+    _sent_ahead[:] = [unpack(packed)] if packed else []
 
 
 @plugin.intercept("multiprocessing.process:BaseProcess._bootstrap")
@@ -85,13 +69,13 @@ def run_in_context_of_starter(
     child_started()
     try:
         snapshot = _sent_ahead.pop() if _sent_ahead else capture()  # what a forked child has inherited
-        function = getattr(process, "_target", None) or type(process)
-        if _dotted_name(function) == POOL_WORKER:
+        target = getattr(process, "_target", None)
+        if _dotted_name(target) == "multiprocessing.pool.worker":
             process._args = _with_context_at_the_queues(process._args)
-        if _is_ownerless(function):
+        if any(_is_detached(named) for named in (target, *type(process).__mro__)):
             with EMPTY.restore():
                 return wrapped(*args, **kwargs)
-        with plugin.resume(snapshot, function) as hop:
+        with plugin.resume(snapshot, type(process) if target is None else target) as hop:
             exit_code = wrapped(*args, **kwargs)
             if exit_code and hop.span is not None:
                 _mark_exit(hop.span, exit_code)
@@ -100,13 +84,14 @@ def run_in_context_of_starter(
         child_ending()
 
 
-def _is_ownerless(function: object) -> bool:
-    name = _dotted_name(function)
-    return name in OWNERLESS or any(f"{name}.".startswith(f"{listed}.") for listed in plugin.settings["detached"])
+def _is_detached(named: object) -> bool:
+    return f"{_dotted_name(named)}.".startswith(
+        tuple(f"{listed}." for listed in (*DETACHED, *plugin.settings["detached"]))
+    )
 
 
-def _dotted_name(function: object) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+def _dotted_name(named: object) -> str:
+    return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', '')}"
 
 
 def _mark_exit(span: Any, exit_code: int) -> None:
@@ -131,11 +116,11 @@ class Job(int):
         return job
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return (int, (int(self),)) if self.received else (_received_job, (int(self), self.snapshot))
+        return (int, (int(self),)) if self.received else (_receive_job, (int(self), pack(self.snapshot)))
 
 
-def _received_job(number: int, snapshot: ContextSnapshot) -> Job:
-    job = Job(number, snapshot)
+def _receive_job(number: int, packed: tuple[dict[str, str], int]) -> Job:
+    job = Job(number, unpack(packed))
     job.received = True
     return job
 
@@ -145,36 +130,28 @@ def _received_job(number: int, snapshot: ContextSnapshot) -> Job:
 def capture_at_submit(wrapped: Callable[..., Any], result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Let `apply` and `map` take the job's number, for their tasks, from a result where it is a `Job`."""
     wrapped(*args, **kwargs)
-    if type(result._job) is int:
-        result._job = _job(result._job)
-    elif result.ready():  # a map of nothing
+    if result.ready():  # a map of nothing
         result._job = int(result._job)
+    elif type(result._job) is int and (snapshot := plugin.captured()) is not None:
+        result._job = Job(result._job, snapshot)
 
 
-@plugin.before("multiprocessing.pool:Pool._guarded_task_generation")
-def capture_at_imap(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+@plugin.capture("multiprocessing.pool:Pool._guarded_task_generation")
+def capture_at_imap(
+    snapshot: ContextSnapshot, _pool: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call | None:
     """Let `imap` number its tasks with a `Job`, and take them from the iterable in the context of its submitter."""
     number, function, iterable = args
     if type(number) is not int:
         return None
-    job = _job(number)
-    return (job, function, _in_context_of(job, iterable) if isinstance(job, Job) else iterable), kwargs
+    return (Job(number, snapshot), function, _in_context_of(snapshot, iterable)), kwargs
 
 
-def _in_context_of(job: Job, iterable: Iterable[Any]) -> Iterator[Any]:
-    iterator = job.snapshot.run(iter, iterable)
+def _in_context_of(snapshot: ContextSnapshot, iterable: Iterable[Any]) -> Iterator[Any]:
+    iterator = snapshot.run(iter, iterable)
     end = object()
-    while (item := job.snapshot.run(next, iterator, end)) is not end:
+    while (item := snapshot.run(next, iterator, end)) is not end:
         yield item
-
-
-def _job(number: int) -> int:
-    snapshot = _capture()
-    return number if snapshot is None else Job(number, snapshot)
-
-
-def _capture() -> ContextSnapshot | None:
-    return capture() if plugin.settings["spans"] else capture_if_active()
 
 
 @plugin.intercept("multiprocessing.pool:MapResult._set")
@@ -214,7 +191,8 @@ def _snapshot_of(task: tuple[Any, ...]) -> ContextSnapshot | None:
 
 def _function_of(task: tuple[Any, ...]) -> object:
     _job, _index, function, args, _kwargs = task
-    return args[0][0] if _dotted_name(function) in MAPPERS else function
+    is_chunk = _dotted_name(function) in ("multiprocessing.pool.mapstar", "multiprocessing.pool.starmapstar")
+    return args[0][0] if is_chunk else function
 
 
 def _error_of(result: tuple[Any, ...]) -> BaseException | None:
