@@ -155,17 +155,19 @@ class _Settings:
             for variable in key.variables:
                 if self._read_variable(variable, key):
                     break
-        prefixes: dict[str, str] = {}
-        for variable in self.environ:
-            if variable.startswith("SW_PLUGIN_"):
-                prefixes = prefixes or {f"SW_PLUGIN_{in_variable(name)}_": name for name in self.entries}
-                # SW_PLUGIN_FOO_BAR_SPANS is `spans` of foo-bar, not `bar_spans` of foo, where both exist
-                prefix = max((prefix for prefix in prefixes if variable.startswith(prefix)), key=len, default="")
-                if prefix:
-                    keys = self.plugin_keys(prefixes[prefix], asked=variable[len(prefix) :].lower())
-                    for key in keys.values():
-                        if variable in key.variables:
-                            self._read_variable(variable, key)
+        plugin_variables = [variable for variable in self.environ if variable.startswith("SW_PLUGIN_")]
+        if plugin_variables:
+            self._read_plugin_variables(plugin_variables)
+
+    def _read_plugin_variables(self, variables: Sequence[str]) -> None:
+        names = {f"SW_PLUGIN_{in_variable(name)}_": name for name in self.entries}
+        for variable in variables:
+            # SW_PLUGIN_FOO_BAR_SPANS is `spans` of foo-bar, not `bar_spans` of foo, where both exist
+            prefix = max((prefix for prefix in names if variable.startswith(prefix)), key=len, default="")
+            if prefix:
+                for key in self.plugin_keys(names[prefix], asked=variable[len(prefix) :].lower()).values():
+                    if variable in key.variables:
+                        self._read_variable(variable, key)
 
     def _read_variable(self, variable: str, key: Key) -> bool:
         text = self.environ.get(variable, "").strip()
@@ -218,29 +220,35 @@ class _Settings:
         outputs = ["otlp" if values["endpoint"] else "local"] if "auto" in values["to"] else []
         outputs += [output for output in values["to"] if output not in ("auto", "none")]
         values["to"] = tuple(dict.fromkeys(outputs))
-        path = os.path.expanduser(values["path"] or default_path(self.environ))
-        if self.sources["export.path"] == self.file:
-            path = os.path.join(os.path.dirname(self.file), path)
-        values["path"] = os.path.abspath(path)
+        values["path"] = self._absolute_path(values["path"])
         values["batch_size"] = min(values["batch_size"], values["queue_size"])
         values["disable"] = tuple(values["disable"])
-        plugins: dict[str, dict[str, object]] = {}
-        for name, value in self.values.items():
-            section, _, option = name.rpartition(".")
-            if section.startswith("plugins.") and option != "enabled":
-                plugins.setdefault(section[len("plugins.") :], {})[option] = value
         return Config(
             values
             | {
                 "resource_attributes": self.resource_attributes,
                 "run": self.environ.get("SW_AGENT_RUN", "").strip() or None,
-                "plugins": plugins,
+                "plugins": self._plugin_options(),
                 "sources": self.sources,
                 "file": self.file,
                 "warnings": tuple(self.warnings),
                 "_off": {name: why for name in self.entries if (why := self._why_off(name))},
             }
         )
+
+    def _absolute_path(self, path: str | None) -> str:
+        path = os.path.expanduser(path or default_path(self.environ))
+        if self.file and self.sources["export.path"] == self.file:
+            path = os.path.join(os.path.dirname(self.file), path)
+        return os.path.abspath(path)
+
+    def _plugin_options(self) -> dict[str, dict[str, object]]:
+        options: dict[str, dict[str, object]] = {}
+        for name, value in self.values.items():
+            section, _, option = name.rpartition(".")
+            if section.startswith("plugins.") and option != "enabled":
+                options.setdefault(section[len("plugins.") :], {})[option] = value
+        return options
 
     def _why_off(self, name: str) -> str | None:
         """Return the source that leaves the plugin out: the stronger one where `disable` and `enabled` differ."""
