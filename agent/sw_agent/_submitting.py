@@ -27,7 +27,7 @@ def capturing(plugin: Plugin, target: str, original: Function, interceptor: Func
         current = snapshot._current
         if ((current is not None and current.get()) or plugin.captures_always) and not stopped:
             try:
-                captured = plugin.captured()
+                captured = snapshot.capture() if plugin.only_restores else plugin.captured()
                 if captured is None:
                     pass
                 elif not is_method:

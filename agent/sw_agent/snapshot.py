@@ -179,7 +179,7 @@ EMPTY = ContextSnapshot()
 
 def capture() -> ContextSnapshot:
     """Take a snapshot of the current context: what is current here can be restored wherever the work goes on."""
-    current = _bound()
+    current = _current if _current is not None else _bound()
     return ContextSnapshot(current.get() if current is not None else None)
 
 

@@ -3,9 +3,9 @@
 A thread pool's worker calls the item's `run()`, which asks the future whether it was cancelled, calls the program's
 function and gives the future the result. The context travels on the item.
 
-A process pool's manager thread makes a `_CallItem` of the item, a feeder thread pickles that, and a worker process takes
-it from the call queue and puts a `_ResultItem` into the result queue. The context travels on either item, and in the
-worker begins and ends at the two queues.
+A process pool's manager thread makes a `_CallItem` of the item, a feeder thread pickles that, and a worker process
+takes it from the call queue and puts a `_ResultItem` into the result queue. The context travels on either item, and in
+the worker begins and ends at the two queues.
 
 What a future's callbacks do belongs to who registered them, whoever completes the future.
 """

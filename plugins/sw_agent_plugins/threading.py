@@ -1,4 +1,4 @@
-"""How work travels in `threading`: `Thread.start()` starts an OS thread that calls `Thread._bootstrap`, which calls `run`.
+"""How work travels in `threading`: `Thread.start()` starts an OS thread that calls `Thread._bootstrap`, and so `run()`.
 
 A new thread natively begins with an empty context (before Python 3.14). So the function that the OS thread is started
 with is called in a context that holds the starter's span and baggage and nothing else, by `contextvars.Context.run`
@@ -170,12 +170,18 @@ def is_detached(function: object, thread: object = None) -> bool:
         function = function.func
     if _is_listed(function):
         return True
-    return thread is not None and any(_is_listed(base) for base in type(thread).__mro__[:-1])
+    for kind in type(thread).__mro__:
+        if kind.__module__ in ("threading", "builtins"):
+            break
+        if _is_listed(kind):
+            return True
+    return False
 
 
 def _is_listed(named: object) -> bool:
-    module, name = getattr(named, "__module__", None) or "", getattr(named, "__qualname__", "")
+    module = getattr(named, "__module__", None) or ""
     more = plugin.settings["detached"]
-    if module.partition(".")[0] not in _ROOTS and not more:
+    if not more and module.partition(".")[0] not in _ROOTS:
         return False
-    return f"{module}.{name}.".startswith(tuple(f"{listed}." for listed in (*DETACHED, *more)))
+    name = f"{module}.{getattr(named, '__qualname__', '')}."
+    return name.startswith(tuple(f"{listed}." for listed in (*DETACHED, *more)))
