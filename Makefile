@@ -49,6 +49,7 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "installing into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m compileall -q agent plugins sitecustomize
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
