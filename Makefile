@@ -17,7 +17,7 @@ help:
 	@echo "make clean       remove what was installed here"
 
 demo: $(VENV)/.installed
-	@$(BIN)/sw-python run --show --service quickstart examples/quickstart/report.py
+	@$(BIN)/sw-python run --show --service quickstart examples/quickstart/report.py 2>&1
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
