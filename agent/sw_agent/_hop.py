@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import time_ns
 
 from ._containment import contain
-from .snapshot import ContextSnapshot, Restored
+from .snapshot import ContextSnapshot, Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ WAIT_MS = "sw.wait_ms"
 FUNCTION_NAME = "code.function.name"
 
 
-class Hop(Restored):
+class Hop(Entry):
     """The context manager around a piece of work, in which its submitter's context is the current one.
 
     The plain one has no span. An empty or missing context means that nothing is current inside. Nothing here raises.

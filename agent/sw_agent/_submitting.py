@@ -78,11 +78,7 @@ def restoring(target: str, original: Function, _interceptor: object, _is_method:
     def enter(item: Any) -> Any:
         try:
             current = snapshot._current
-            context = getattr(item, "_sw_context", None)
-            if context is not None:
-                del item._sw_context
-            else:
-                context = type(current.get())()  # type: ignore[union-attr]
+            context = getattr(item, "_sw_context", None) or type(current.get())()  # type: ignore[union-attr]
             return current.set(context)  # type: ignore[union-attr]
         except Exception as error:
             contain(target, error)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _current: ContextVar[Context] | _OfAnotherRuntime | None = None
+_level: ContextVar[int] | None = None  # how many `Restored` are open
 restores_out_of_order = 0
 
 
@@ -61,7 +62,7 @@ class ContextSnapshot:
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` in this snapshot's context and return what it returns."""
-        with Restored(self.context):
+        with Entry(self.context):
             return function(*args, **kwargs)
 
     def wrap(self, function: Callable[P, T], /) -> Callable[P, T]:
@@ -88,11 +89,11 @@ class ContextSnapshot:
         return Link(span_context) if span_context.is_valid else None
 
 
-class Restored:
-    """The context manager behind `ContextSnapshot.restore`: enters a context, and leaves the one before it behind.
+class Entry:
+    """A context that is entered, and left again in the same thread and task, with all that was entered since.
 
-    Leaving never raises. Where it is left in another task or thread than it was entered in, or after a context that was
-    entered later, the current context stays as it is if somebody else's, and is put right if it is this one's.
+    An empty or missing context means that nothing is current inside. Leaving never raises: where it happens in another
+    thread or task, what is current there stays, unless it is this context.
     """
 
     __slots__ = ("_before", "_context", "_token")
@@ -106,6 +107,11 @@ class Restored:
         self.enter()
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.leave(error)
+
     def enter(self) -> None:
         """Make the context the current one."""
         current = _current if _current is not None else _bound()
@@ -118,38 +124,71 @@ class Restored:
             self._context = type(self._before)()
         self._token = current.set(self._context)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.leave(error)
-
     def leave(self, error: BaseException | None = None) -> None:  # noqa: ARG002  for those who have a span to end
         """Make the context current again that was current before."""
         token = self._token
         if token is None or _current is None:
             return
-        self._token = None
         try:
             _current.reset(token)
         except (ValueError, RuntimeError):  # another task's or thread's token
+            self._put_right()
+        self._before = self._context = self._token = None
+
+    def _put_right(self) -> None:
+        global restores_out_of_order
+        restores_out_of_order += 1
+        if _current is not None and self._before is not None and _current.get() is self._context:
+            _current.set(self._before)
+
+
+class Restored(Entry):
+    """The context manager behind `ContextSnapshot.restore`: an entry that may be left after one around it.
+
+    As generators do that are closed late. What is left first takes all inside it along, so there is nothing left to do.
+    """
+
+    __slots__ = ("_level",)
+
+    def enter(self) -> None:
+        """Make the context the current one."""
+        super().enter()
+        if self._token is not None:
+            level = _levels()
+            self._level = level.get(0) + 1
+            level.set(self._level)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Make the context current again that was current before the outermost one that is left."""
+        if self._token is None:
+            return
+        level = _levels()
+        innermost = level.get(0)
+        if innermost < self._level:
+            self._put_right()
+            self._before = self._context = self._token = None
+            return
+        if innermost > self._level:
             global restores_out_of_order
             restores_out_of_order += 1
-            if self._before is not None and _current.get() is self._context:
-                _current.set(self._before)
-        self._before = self._context = None
+        super().leave(error)
+        level.set(self._level - 1)
 
 
 class InSnapshot:
     """A callable that runs another one in a snapshot's context, and is taken for it wherever that is possible."""
 
-    __slots__ = ("__weakref__", "__wrapped__", "_snapshot")
+    __slots__ = ("__dict__", "__weakref__", "__wrapped__", "_snapshot")
 
     def __init__(self, function: Callable[..., Any], snapshot: ContextSnapshot) -> None:
+        # The two that would be found in the class before `__getattr__` is asked.
+        self.__doc__ = getattr(function, "__doc__", None)
+        self.__module__ = getattr(function, "__module__", None)  # type: ignore[assignment]
         self.__wrapped__ = function
         self._snapshot = snapshot
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102  it is the function's own
-        with Restored(self._snapshot.context):
+        with Entry(self._snapshot.context):
             try:
                 return self.__wrapped__(*args, **kwargs)
             except BaseException as error:
@@ -216,6 +255,15 @@ def _bound() -> ContextVar[Context] | _OfAnotherRuntime | None:
             return None  # its import has only begun
         bind(module)
     return _current
+
+
+def _levels() -> ContextVar[int]:
+    global _level
+    if _level is None:
+        from contextvars import ContextVar
+
+        _level = ContextVar("sw_agent.level")
+    return _level
 
 
 class _OfAnotherRuntime:

@@ -1,0 +1,286 @@
+"""`ContextSnapshot`: what is captured, what is restored, and what happens when it is left in the wrong order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import functools
+import gc
+import inspect
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from sw_agent import snapshot
+from sw_agent.snapshot import ContextSnapshot, capture, capture_if_active, current_context
+
+tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
+
+
+@pytest.fixture(autouse=True)
+def clean_context() -> Iterator[None]:
+    """Bind the context variable, and leave nothing in it."""
+    snapshot.bind(context)
+    token = context.attach(context.Context())
+    yield
+    context.detach(token)
+
+
+def span(name: str = "span") -> Any:
+    return tracer.start_as_current_span(name)
+
+
+def current_name() -> str | None:
+    return getattr(trace.get_current_span(), "name", None)
+
+
+def taken_in(name: str) -> ContextSnapshot:
+    with span(name):
+        return capture()
+
+
+def test_a_snapshot_of_nothing_is_falsy() -> None:
+    assert not capture()
+    assert capture_if_active() is None
+    assert repr(capture()) == "<ContextSnapshot, empty>"
+
+
+def test_a_snapshot_of_a_span_is_truthy_and_restores_it() -> None:
+    taken = taken_in("taken")
+    assert taken
+    with taken.restore():
+        assert current_name() == "taken"
+    assert current_name() is None
+
+
+def test_a_snapshot_of_baggage_is_truthy() -> None:
+    token = context.attach(baggage.set_baggage("tenant", "acme"))
+    taken = capture_if_active()
+    context.detach(token)
+    assert taken
+    with taken.restore():
+        assert baggage.get_all() == {"tenant": "acme"}
+
+
+def test_restoring_nothing_hides_what_is_current() -> None:
+    with span("outer"):
+        with ContextSnapshot().restore():
+            assert current_name() is None
+            assert not current_context()
+        assert current_name() == "outer"
+
+
+def test_run_passes_arguments_and_result_on() -> None:
+    taken = taken_in("taken")
+    assert taken.run(lambda *args, **kwargs: (args, kwargs, current_name()), 1, two=2) == ((1,), {"two": 2}, "taken")
+    assert current_name() is None
+
+
+def test_what_was_attached_inside_and_never_detached_is_left_behind() -> None:
+    taken = taken_in("taken")
+    with span("outer"):
+        with taken.restore():
+            context.attach(trace.set_span_in_context(tracer.start_span("leftover")))
+        assert current_name() == "outer"
+
+
+def test_restores_that_are_left_in_the_wrong_order_end_where_they_began() -> None:
+    before = snapshot.restores_out_of_order
+    first, second = taken_in("first").restore(), taken_in("second").restore()
+    with span("outer"):
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert current_name() == "outer"
+        second.__exit__(None, None, None)
+        assert current_name() == "outer"
+    assert snapshot.restores_out_of_order > before
+
+
+@given(st.permutations(range(4)))
+def test_any_order_of_leaving_ends_where_it_began(order: list[int]) -> None:
+    with span("outer"):
+        entered = [taken_in(str(number)).restore() for number in range(4)]
+        for restored in entered:
+            restored.__enter__()
+        for number in order:
+            entered[number].__exit__(None, None, None)
+        assert current_name() == "outer"
+        with taken_in("next").restore():
+            assert current_name() == "next"
+        assert current_name() == "outer"
+
+
+def test_leaving_twice_is_leaving_once() -> None:
+    restored = taken_in("taken").restore()
+    with span("outer"):
+        restored.__enter__()
+        restored.__exit__(None, None, None)
+        with span("inner"):
+            restored.__exit__(None, None, None)
+            assert current_name() == "inner"
+
+
+def test_leaving_in_another_task_raises_nothing_and_takes_nothing_of_its_away() -> None:
+    restored = taken_in("taken").restore()
+
+    async def enter() -> None:
+        restored.__enter__()
+
+    async def leave() -> None:
+        with span("of the other task"):
+            restored.__exit__(None, None, None)
+            assert current_name() == "of the other task"
+
+    async def main() -> None:
+        await asyncio.create_task(enter())
+        await asyncio.create_task(leave())
+
+    asyncio.run(main())
+
+
+def test_leaving_in_a_task_that_inherited_it_puts_right_what_is_current_there() -> None:
+    restored = taken_in("taken").restore()
+    names: list[str | None] = []
+
+    async def leave() -> None:
+        restored.__exit__(None, None, None)
+        names.append(current_name())
+
+    async def main() -> None:
+        with span("outer"):
+            restored.__enter__()
+            await asyncio.create_task(leave())
+
+    asyncio.run(main())
+    assert names == ["outer"]
+
+
+def test_a_generator_that_is_closed_late_leaves_the_consumers_context_alone() -> None:
+    taken = taken_in("taken")
+
+    def generate() -> Iterator[int]:
+        with taken.restore():
+            yield 1
+
+    with span("consumer"):
+        generator = generate()
+        next(generator)
+        threading.Thread(target=generator.close).start()
+        gc.collect()
+    assert current_name() in (None, "taken")
+
+
+def test_nothing_keeps_a_span_that_was_restored() -> None:
+    with span() as kept:
+        restored = capture().restore()
+    freed = weakref.ref(kept)
+    del kept
+    with restored:
+        pass
+    gc.collect()
+    assert freed() is None
+
+
+def test_into_sets_one_variable_of_a_context() -> None:
+    taken = taken_in("taken")
+    variables = taken.into(contextvars.Context())
+    assert len(variables) == 1
+    assert variables.run(current_name) == "taken"
+    assert ContextSnapshot().into(variables).run(current_name) is None
+    assert len(ContextSnapshot().into(contextvars.Context())) == 0
+
+
+def test_a_link_points_to_the_span() -> None:
+    taken = taken_in("taken")
+    link = taken.link()
+    assert link is not None
+    assert link.context == trace.get_current_span(taken.context).get_span_context()
+    assert ContextSnapshot().link() is None
+
+
+def test_a_pickled_snapshot_keeps_span_baggage_and_moment() -> None:
+    with span() as current:
+        token = context.attach(baggage.set_baggage("tenant", "ä, c"))
+        taken = capture()
+        context.detach(token)
+    back = pickle.loads(pickle.dumps(taken))
+    assert back.taken_at == taken.taken_at
+    with back.restore():
+        seen = trace.get_current_span().get_span_context()
+        assert (seen.trace_id, seen.span_id) == (current.context.trace_id, current.context.span_id)
+        assert baggage.get_all() == {"tenant": "ä, c"}
+    assert not pickle.loads(pickle.dumps(ContextSnapshot()))
+
+
+def function(number: int, *, name: str = "default") -> tuple[int, str, str | None]:
+    """Return what was passed, and the current span's name."""
+    return number, name, current_name()
+
+
+class TestWrapped:
+    def test_runs_in_the_context_of_the_snapshot(self) -> None:
+        assert taken_in("taken").wrap(function)(1, name="one") == (1, "one", "taken")
+
+    def test_is_taken_for_the_function(self) -> None:
+        wrapped: Any = taken_in("taken").wrap(function)
+        assert wrapped == function
+        assert function == wrapped
+        assert wrapped == taken_in("other").wrap(function)
+        assert wrapped != print
+        assert hash(wrapped) == hash(function)
+        assert repr(wrapped) == repr(function)
+        assert wrapped.__name__ == "function"
+        assert wrapped.__doc__ == function.__doc__
+        assert wrapped.__module__ == function.__module__
+        assert inspect.signature(wrapped) == inspect.signature(function)
+        assert weakref.ref(wrapped)() is wrapped
+
+    def test_has_the_attributes_of_the_function(self) -> None:
+        wrapped: Any = taken_in("taken").wrap(functools.partial(function, 1))
+        assert wrapped.args == (1,)
+        assert not hasattr(wrapped, "missing")
+        assert copy.copy(wrapped) == wrapped
+
+    def test_can_be_pickled_where_the_function_can(self) -> None:
+        back = pickle.loads(pickle.dumps(taken_in("taken").wrap(current_context)))
+        assert back == current_context
+        assert back()
+        with pytest.raises(Exception, match="lambda"):
+            pickle.dumps(taken_in("taken").wrap(lambda: None))
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="cannot take a frame out of a traceback")
+    def test_is_in_no_traceback(self) -> None:
+        with pytest.raises(ZeroDivisionError) as raised:
+            taken_in("taken").wrap(lambda: 1 / 0)()
+        assert all("sw_agent" not in str(entry.path) for entry in raised.traceback)
+
+
+def test_without_opentelemetry_there_is_nothing_and_it_is_not_imported() -> None:
+    program = """
+import sys
+from sw_agent.snapshot import capture, capture_if_active
+assert not capture() and capture_if_active() is None
+assert capture().run(int, "7") == 7
+assert capture().wrap(int)("7") == 7
+heavy = {"opentelemetry", "typing", "logging", "threading", "asyncio", "contextlib", "dataclasses", "inspect", "re"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-S", "-c", with_path(program)], check=True)
+
+
+def with_path(program: str) -> str:
+    from pathlib import Path
+
+    return f"import sys; sys.path[:0] = [{str(Path(snapshot.__file__).parents[1])!r}]\n{program}"
