@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import sys
 
@@ -16,14 +15,13 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
     from ._config import Config
+    from ._sdk_provider import AgentProvider
 
 _config: Config | None = None
-_ours: TracerProvider | None = None
-_sampler: Any = None
+_ours: AgentProvider | None = None
 _fed: list[Any] = []  # the providers that have the pipeline
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _broken = False
@@ -102,29 +100,10 @@ def _provide(trace: Any) -> None:
         contain("making the tracer provider", error)
 
 
-def _make(config: Config) -> TracerProvider:
-    global _sampler
-    from opentelemetry.sdk.trace import TracerProvider
+def _make(config: Config) -> AgentProvider:
+    from ._sdk_provider import AgentProvider
 
-    from ._resource import describe
-    from ._sampling import TraceSampler
-
-    class Provider(TracerProvider):
-        def _handle_fork(self) -> None:
-            """Leave the forked child to `_in_child`.
-
-            The SDK (1.45) detects its resource anew, in a thread pool: in a fork's child that waits for ever where
-            `concurrent.futures` has been imported after the provider was made, and holds its lock during the fork.
-            """
-            self._tracers_lock = _thread.allocate_lock()
-
-    _sampler = TraceSampler(config.ratio, config.per_3_seconds)
-    provider = Provider(
-        sampler=_sampler,
-        resource=describe(config),
-        shutdown_on_exit=False,
-        id_generator=_ids.IdGenerator(),  # type: ignore[arg-type]
-    )
+    provider = AgentProvider(config)
     _feed(provider)
     return provider
 
@@ -175,12 +154,7 @@ def _adopt(provider: Any) -> None:
     _feed(provider)
     if _ours is None or not hasattr(provider, "_active_span_processor"):
         return
-    for tracer in list(_ours._tracers.values()):
-        tracer.sampler = provider.sampler
-        tracer.resource = provider.resource
-        tracer.id_generator = provider.id_generator
-        tracer.span_processor = provider._active_span_processor
-        tracer._span_limits = provider._span_limits
+    _ours.hand_over(provider)
     if (program_span := sys.modules.get("sw_agent._program_span")) is not None:
         program_span.hand_over(provider)
 
@@ -190,16 +164,10 @@ def _adopt(provider: Any) -> None:
 
 def _in_child() -> None:
     _ids.reseed()
-    if _config is not None and _ours is not None:
-        from ._resource import describe
-
-        _sampler.renew_lock()
-        _ours._resource = resource = describe(_config)
-        for tracer in list(_ours._tracers.values()):
-            if tracer.span_processor is _ours._active_span_processor:  # not handed over
-                tracer.resource = resource
     if "opentelemetry.trace" in sys.modules:
         _hang_children_under_inherited_span()
+    if _ours is not None:
+        _ours.renew()
 
 
 def _hang_children_under_inherited_span() -> None:

@@ -183,13 +183,17 @@ def test_sending_says_nothing_in_the_log_of_the_program(
     assert [record.name for record in caplog.records if record.name != "sw_agent"] == []
 
 
-def test_the_programs_own_exporter_still_says_what_it_says(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_programs_own_exporter_still_says_what_it_says(
+    collector: Received, outputs: Callable[..., OtlpOutput], caplog: pytest.LogCaptureFixture
+) -> None:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    with nobody() as endpoint:
-        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=0.1)  # type: ignore[arg-type]
-        exporter.export(spans("a"))
-        exporter.shutdown()
+    collector.status = 400
+    send(outputs(collector.endpoint), spans("a"))
+    assert caplog.records == []
+    exporter = OTLPSpanExporter(endpoint=collector.endpoint)
+    exporter.export(spans("a"))
+    exporter.shutdown()
     assert any(record.name.startswith("opentelemetry.") for record in caplog.records)
 
 
