@@ -1,0 +1,331 @@
+"""`Patch`: an interceptor is put around a function, contained, and taken out again without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import pickle
+import sys
+import traceback
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sw_agent import _containment
+from sw_agent._patching import Patch, TargetNotFoundError
+
+SOURCE = '''
+import math
+from functools import lru_cache
+
+def function(a, b=2, *, c: int = 3) -> tuple:
+    """Return the arguments."""
+    return a, b, c
+
+function.marked = True
+
+async def coroutine(a):
+    return a
+
+def fail(error):
+    raise error
+
+async def fail_later(error):
+    raise error
+
+class Base:
+    def inherited(self, a):
+        return "inherited", a
+
+class Library(Base):
+    hypot = math.hypot
+
+    def method(self, a, b=2):
+        """Return itself and the arguments."""
+        return self, a, b
+
+    @classmethod
+    def of_class(cls, a):
+        return cls, a
+
+    @staticmethod
+    def of_nobody(a):
+        return a
+
+    async def later(self, a):
+        return self, a
+
+number = 7
+same = function
+'''
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = ModuleType("library")
+    monkeypatch.setitem(sys.modules, "library", module)
+    exec(SOURCE, vars(module))
+    return module
+
+
+def pass_on(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+    return wrapped(*args, **kwargs)
+
+
+def patched(library: Any, path: str, interceptor: Any = pass_on, kind: str = "around") -> Patch:
+    patch = Patch(f"library:{path}", interceptor, kind)
+    patch.install(library)
+    return patch
+
+
+def raw(library: Any, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return vars(getattr(library, owner) if owner else library).get(name)
+
+
+PATHS = ["function", "Library.method", "Library.of_class", "Library.of_nobody", "Library.inherited", "Library.hypot"]
+
+
+@pytest.mark.parametrize("kind", ["around", "before"])
+@pytest.mark.parametrize("path", PATHS)
+def test_uninstall_puts_back_the_very_object(library: Any, path: str, kind: str) -> None:
+    interceptor: Any = pass_on if kind == "around" else lambda *_: None
+    before = raw(library, path)
+    patch = patched(library, path, interceptor, kind)
+    assert raw(library, path) is not before
+    patch.uninstall()
+    patch.uninstall()
+    assert raw(library, path) is before
+
+
+@pytest.mark.parametrize("kind", ["around", "before"])
+def test_every_kind_of_function_is_called_as_it_was(library: Any, kind: str) -> None:
+    interceptor: Any = pass_on if kind == "around" else lambda *_: None
+    for path in PATHS:
+        patched(library, path, interceptor, kind)
+    instance = library.Library()
+    assert library.function(1, c=4) == (1, 2, 4)
+    assert instance.method(1, b=3) == (instance, 1, 3)
+    assert library.Library.method(instance, 1) == (instance, 1, 2)
+    assert instance.of_class(1) == library.Library.of_class(1) == (library.Library, 1)
+    assert instance.of_nobody(1) == library.Library.of_nobody(1) == 1
+    assert instance.inherited(1) == ("inherited", 1)
+    assert library.Base().inherited(1) == ("inherited", 1)
+    assert instance.hypot(3, 4) == 5
+
+
+def test_an_interceptor_sees_instance_and_arguments_and_may_change_them(library: Any) -> None:
+    seen: list[Any] = []
+
+    def change(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append((instance, args, kwargs))
+        return wrapped(*args, b=9)
+
+    patched(library, "Library.method", change)
+    patched(library, "function", change)
+    instance = library.Library()
+    assert instance.method(1, b=3) == (instance, 1, 9)
+    assert library.function(1) == (1, 9, 3)
+    assert seen == [(instance, (1,), {"b": 3}), (None, (1,), {})]
+
+
+def test_what_runs_before_may_change_the_arguments(library: Any) -> None:
+    patched(library, "Library.method", lambda _instance, args, kwargs: ((args[0] + 1,), {**kwargs, "b": 9}), "before")
+    instance = library.Library()
+    assert instance.method(1) == (instance, 2, 9)
+
+
+def test_a_patched_function_looks_like_itself(library: Any) -> None:
+    original = library.function
+    signature = inspect.signature(original)
+    patched(library, "function")
+    replacement = library.function
+    assert inspect.signature(replacement) == signature
+    for name in ("__name__", "__qualname__", "__module__", "__doc__", "__annotations__"):
+        assert getattr(replacement, name) == getattr(original, name)
+    assert replacement.marked is True
+    assert pickle.loads(pickle.dumps(replacement)) is replacement
+    assert not inspect.iscoroutinefunction(replacement)
+
+
+def test_a_patched_coroutine_function_is_one(library: Any) -> None:
+    async def add_one(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return await wrapped(args[0] + 1)
+
+    patched(library, "coroutine", add_one)
+    assert inspect.iscoroutinefunction(library.coroutine)
+    assert asyncio.run(library.coroutine(1)) == 2
+
+
+def test_installing_twice_is_once(library: Any) -> None:
+    calls: list[int] = []
+
+    def count(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        calls.append(1)
+        return wrapped(*args, **kwargs)
+
+    original = library.function
+    patch = patched(library, "function", count)
+    patch.install(library)
+    library.function(1)
+    assert calls == [1]
+    patch.uninstall()
+    assert library.function is original
+
+
+def test_a_name_bound_to_the_patched_function_is_intercepted_once(library: Any) -> None:
+    original = library.function
+    patch = patched(library, "function")
+    library.same = library.function  # as `from … import` does, in a module that arrives later
+    of_name = patched(library, "same")
+    assert library.same(1) == (1, 2, 3)
+    of_name.uninstall()
+    patch.uninstall()
+    assert library.same is original
+
+
+def test_where_somebody_else_patched_since_nothing_is_put_back_but_the_interceptor_stops(library: Any) -> None:
+    calls: list[int] = []
+    patch = patched(library, "function", lambda *_: calls.append(1), "before")
+    ours = library.function
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs)
+
+    library.function = theirs
+    patch.uninstall()
+    assert library.function is theirs
+    assert library.function(1) == (1, 2, 3)
+    assert calls == []
+
+
+def test_two_interceptors_at_one_function_come_out_one_by_one(library: Any) -> None:
+    calls: list[str] = []
+    original = library.function
+    first = patched(library, "function", lambda *_: calls.append("first"), "before")
+    second = patched(library, "function", lambda *_: calls.append("second"), "before")
+    library.function(1)
+    assert calls == ["second", "first"]
+    second.uninstall()
+    library.function(1)
+    assert calls == ["second", "first", "first"]
+    first.uninstall()
+    assert library.function is original
+
+
+def test_a_target_that_is_missing_or_no_function_is_refused(library: Any) -> None:
+    for path in ("missing", "Missing.method", "Library.missing"):
+        with pytest.raises(TargetNotFoundError, match=f"library:{path} does not exist"):
+            patched(library, path)
+    with pytest.raises(TypeError, match="library:number is no function"):
+        patched(library, "number")
+
+
+def test_misuse_raises_the_error_of_the_library(library: Any) -> None:
+    patched(library, "Library.method")
+    for call in (library.Library.method, library.Library().method):
+        with pytest.raises(TypeError, match=r"Library\.method\(\) missing"):
+            call()
+
+
+# Containment
+
+
+def contained(agent_errors: list[logging.LogRecord]) -> list[str]:
+    """Take the messages that the agent has logged at ERROR."""
+    messages = [record.getMessage() for record in agent_errors]
+    agent_errors.clear()
+    return messages
+
+
+def raise_before(*_: Any) -> Any:
+    raise LookupError("of the interceptor")
+
+
+def raise_after(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+    wrapped(*args, **kwargs)
+    raise LookupError("of the interceptor")
+
+
+@pytest.mark.parametrize(
+    ("interceptor", "kind"), [(raise_before, "before"), (raise_before, "around"), (raise_after, "around")]
+)
+def test_what_an_interceptor_raises_is_contained_and_said_once(
+    library: Any, interceptor: Any, kind: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    calls: list[int] = []
+    patched(library, "function", lambda *_: calls.append(1), "before")
+    patched(library, "function", interceptor, kind)
+    for _ in range(3):
+        assert library.function(1) == (1, 2, 3)
+    assert len(calls) == 3
+    assert contained(agent_errors) == ["library:function failed; the program goes on without it"]
+    assert _containment.failures == {"library:function": 3}
+
+
+async def raise_before_awaiting(*_: Any) -> Any:
+    raise LookupError("of the interceptor")
+
+
+async def raise_after_awaiting(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+    await wrapped(*args, **kwargs)
+    raise LookupError("of the interceptor")
+
+
+@pytest.mark.parametrize("interceptor", [raise_before_awaiting, raise_after_awaiting])
+def test_what_an_interceptor_of_a_coroutine_raises_is_contained(
+    library: Any, interceptor: Any, agent_errors: list[logging.LogRecord]
+) -> None:
+    patched(library, "coroutine", interceptor)
+    assert asyncio.run(library.coroutine(1)) == 1
+    assert len(contained(agent_errors)) == 1
+
+
+def test_an_interceptor_that_fails_after_an_error_leaves_that_error(
+    library: Any, agent_errors: list[logging.LogRecord]
+) -> None:
+    def hide(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            raise LookupError("of the interceptor")
+
+    patched(library, "fail", hide)
+    error = ValueError("of the program")
+    with pytest.raises(ValueError, match="of the program") as raised:
+        library.fail(error)
+    assert raised.value is error
+    assert len(contained(agent_errors)) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("of the program"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+def test_errors_of_the_program_are_not_the_agents(library: Any, error: BaseException) -> None:
+    patched(library, "fail")
+    patched(library, "fail_later")
+    for call in (lambda: library.fail(error), lambda: asyncio.run(library.fail_later(error))):
+        with pytest.raises(type(error)) as raised:
+            call()
+        assert raised.value is error
+    assert _containment.failures == {}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="cannot take a frame out of a traceback")
+@pytest.mark.parametrize("kind", ["around", "before"])
+def test_no_frame_of_the_agent_is_in_the_programs_tracebacks(library: Any, kind: str) -> None:
+    def frames() -> list[str]:
+        try:
+            library.fail(ValueError())
+        except ValueError as error:
+            return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        raise AssertionError
+
+    natively = frames()
+    patched(library, "fail", pass_on if kind == "around" else lambda *_: None, kind)
+    assert frames() == natively
+
+
+def test_an_interceptor_may_answer_in_the_place_of_the_function(library: Any) -> None:
+    patched(library, "function", lambda *_: "instead")
+    assert library.function(1) == "instead"
