@@ -24,7 +24,7 @@ MS = 1_000_000
 @pytest.fixture(autouse=True)
 def nothing_configured(monkeypatch, tmp_path):
     for name in list(os.environ):
-        if name.startswith(("SW_", "OTEL_")):
+        if name.startswith(("SW_", "OTEL_", "COLUMNS")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
