@@ -136,5 +136,5 @@ def function_name(function: object) -> tuple[str, str]:
             function = function.func
         named = function if hasattr(function, "__qualname__") else type(function)
         return str(getattr(named, "__module__", None) or ""), str(named.__qualname__)
-    except Exception:  # noqa: BLE001  the program's object raises when looked at: its type still has a name
+    except Exception:  # the program's object raises when looked at: its type still has a name
         return type(function).__module__, type(function).__qualname__

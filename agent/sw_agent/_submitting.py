@@ -66,32 +66,19 @@ def hanging(plugin: Plugin, target: str, original: Function, interceptor: Functi
         except Exception as error:
             contain(target, error)
 
-    return _compiled(_HANGING, original, "sw_hang", hang, sw_plugin=plugin)
+    return _compiled(_HANGING, original, sw_hang=hang, sw_plugin=plugin)
 
 
-def restoring(target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
+def restoring(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
     """Return a wrapper that calls a method in the context that hangs on its instance, else in an empty one.
 
     See `Plugin.carry` and `Plugin.detach`.
     """
-
-    def enter(item: Any) -> Any:
-        try:
-            current = snapshot._current
-            context = getattr(item, "_sw_context", None) or type(current.get())()  # type: ignore[union-attr]
-            return current.set(context)  # type: ignore[union-attr]
-        except Exception as error:
-            contain(target, error)
-            return None
-
-    return _compiled(_RESTORING, original, "sw_enter", enter, sw_leave=_leave)
+    return _compiled(_RESTORING, original, sw_left_elsewhere=_left_elsewhere)
 
 
-def _leave(token: Any) -> None:
-    try:
-        snapshot._current.reset(token)  # type: ignore[union-attr]
-    except (ValueError, RuntimeError):  # the method has gone on in another context than it began in
-        snapshot.restores_out_of_order += 1
+def _left_elsewhere() -> None:
+    snapshot.restores_out_of_order += 1
 
 
 # Both are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
@@ -106,33 +93,46 @@ def wrapper({parameters}):
 
 _RESTORING = """
 def wrapper({parameters}):
-    sw_token = None
-    if getattr({instance}, "_sw_context", None) or (
-        sw_snapshot._current is not None and sw_snapshot._current.get()
-    ):
-        sw_token = sw_enter({instance})
+    sw_current = sw_snapshot._current
+    sw_token = sw_context = None
+    if sw_current is not None:
+        sw_context = getattr({instance}, "_sw_context", None)
+        if sw_context is not None:
+            sw_token = sw_current.set(sw_context)
+        elif sw_current.get():
+            sw_token = sw_current.set(sw_snapshot._empty)
     try:
         return sw_original({parameters})
     finally:
         if sw_token is not None:
-            sw_leave(sw_token)
+            try:
+                sw_current.reset(sw_token)
+            except (ValueError, RuntimeError):
+                sw_left_elsewhere()
         # An exception that the original caught and kept holds this frame, which must hold on to nothing.
-        del {names}, sw_token
+        del {names}, sw_token, sw_context
 """
 
 
-def _compiled(source: str, original: Function, name: str, function: Function, **others: object) -> Function:
+class _Stopped:
+    """What a wrapper sees in the place of the context and of its plugin when that has been uninstalled."""
+
+    _current = None
+    captures_always = False
+
+
+def _compiled(source: str, original: Function, **others: object) -> Function:
     parameters, names, instance = "*args, **kwargs", "args, kwargs", "(args[0] if args else None)"
     code = getattr(original, "__code__", None)
     if code is not None and code.co_argcount and _has_plain_parameters(original):
         parameters = names = ", ".join(code.co_varnames[: code.co_argcount])
         instance = code.co_varnames[0]
-    variables: dict[str, Any] = {"sw_original": original, "sw_snapshot": snapshot, name: function, **others}
+    variables: dict[str, Any] = {"sw_original": original, "sw_snapshot": snapshot, **others}
     exec(source.format(parameters=parameters, names=names, instance=instance), variables)
     wrapper: Function = variables["wrapper"]
 
     def stop() -> None:
-        variables[name] = _nothing
+        variables.update(sw_snapshot=_Stopped, sw_plugin=_Stopped)
 
     wrapper.__sw_stop__ = stop  # type: ignore[attr-defined]
     return wrapper
@@ -143,7 +143,3 @@ def _has_plain_parameters(function: Any) -> bool:
     code = function.__code__
     varargs_or_keywords = code.co_flags & 0x0C  # inspect.CO_VARARGS, CO_VARKEYWORDS
     return not (varargs_or_keywords or code.co_kwonlyargcount or code.co_posonlyargcount or function.__defaults__)
-
-
-def _nothing(_item: object) -> None:
-    return None

@@ -4,9 +4,9 @@ A plugin is one file that describes one library: how work travels in it, and whe
 
     plugin = Plugin("mypool", options=PROPAGATION, requires="mypool>=2,<4")
 
-    @plugin.before("mypool.queue:Job.__init__")
-    def capture_at_submit(job, args, kwargs):
-        job._sw_snapshot = capture_if_active()
+    @plugin.capture("mypool.queue:Job.__init__")
+    def capture_at_submit(snapshot, job, args, kwargs):
+        job._sw_snapshot = snapshot
 
     @plugin.intercept("mypool.queue:Job.run")
     def run_in_context_of_submitter(wrapped, job, args, kwargs):
@@ -67,7 +67,7 @@ class Option:
         self,
         name: str,
         default: bool | int | float | str | list[str],
-        help: str,  # noqa: A002  argparse's name for it
+        help: str,
         *,
         choices: Sequence[str] = (),
     ) -> None:
@@ -125,9 +125,9 @@ class Plugin:
         return self._patch(target, "before", optional)
 
     def capture(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
-        """Call the decorated function with a snapshot where work is submitted: before the function at `target`.
+        """Call the decorated function with a snapshot before the function at `target`, where work is submitted.
 
-        It is called with `(snapshot, instance, args, kwargs)`, and returns what a `before` returns. Where no span and no
+        """Call the decorated function with a snapshot where work is submitted, before the function at `target`.
         baggage is current, or `relation` is "none", it is not called at all, unless `spans` asks for a span anyway.
         """
         return self._patch(target, lambda *wrapped: capturing(self, *wrapped), optional)

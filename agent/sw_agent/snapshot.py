@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _current: ContextVar[Context] | _OfAnotherRuntime | None = None
+_empty: Any = None  # a `Context` with nothing in it
 _level: ContextVar[int] | None = None  # how many `Restored` are open
 restores_out_of_order = 0
 
@@ -76,7 +77,7 @@ class ContextSnapshot:
         """Make this snapshot's context the current one in a `contextvars.Context`, and return that."""
         current = _bound()
         if current is not None and (self.context or variables.run(current.get)):
-            variables.run(current.set, self.context or type(current.get())())
+            variables.run(current.set, self.context or _empty)
         return variables
 
     def link(self) -> Link | None:
@@ -121,7 +122,7 @@ class Entry:
         if not self._context:
             if not self._before:
                 return
-            self._context = type(self._before)()
+            self._context = _empty
         self._token = current.set(self._context)
 
     def leave(self, error: BaseException | None = None) -> None:  # noqa: ARG002  for those who have a span to end
@@ -244,9 +245,10 @@ def set_current_context(context: Context) -> None:
 
 def bind(module: ModuleType) -> None:
     """Find the context variable of `opentelemetry.context`; called when the program has loaded that module."""
-    global _current
+    global _current, _empty
     runtime = module._RUNTIME_CONTEXT
     _current = getattr(runtime, "_current_context", None) or _OfAnotherRuntime(runtime)
+    _empty = module.Context()
 
 
 def _bound() -> ContextVar[Context] | _OfAnotherRuntime | None:
