@@ -127,8 +127,8 @@ class Plugin:
     def capture(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
         """Call the decorated function with a snapshot before the function at `target`, where work is submitted.
 
-        """Call the decorated function with a snapshot where work is submitted, before the function at `target`.
-        baggage is current, or `relation` is "none", it is not called at all, unless `spans` asks for a span anyway.
+        It is called with `(snapshot, instance, args, kwargs)`, and returns what a `before` returns. It is not called at
+        all where no span and no baggage is current, or `relation` is "none", unless `spans` asks for a span anyway.
         """
         return self._patch(target, lambda *wrapped: capturing(self, *wrapped), optional)
 
