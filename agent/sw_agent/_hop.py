@@ -9,6 +9,8 @@ from .snapshot import ContextSnapshot, Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
@@ -129,11 +131,14 @@ def mark_failed(span: Span, error: BaseException) -> None:
     span.set_status(StatusCode.ERROR, f"{kind.__name__}: {error}")
 
 
-def function_name(function: object) -> tuple[str, str]:
+def function_name(function: Any) -> tuple[str, str]:
     """Return module and qualified name of the function behind a callable; for any other object those of its class."""
     try:
         while not hasattr(function, "__qualname__") and hasattr(function, "func"):
-            function = function.func
+            runs_in_context = (
+                type(getattr(function.func, "__self__", None)).__name__ == "Context"
+            )  # asyncio.to_thread's
+            function = function.args[0] if runs_in_context and function.args else function.func
         named = function if hasattr(function, "__qualname__") else type(function)
         return str(getattr(named, "__module__", None) or ""), str(named.__qualname__)
     except Exception:  # the program's object raises when looked at: its type still has a name

@@ -29,6 +29,7 @@ HAS_CONTEXT = sys.version_info >= (3, 14)  # `Thread(context=…)`, and `start()
 # Dotted names of modules, of thread classes, and of the functions that threads are started with.
 DETACHED = (
     "apscheduler.schedulers",
+    "asyncio.base_events.BaseEventLoop._do_shutdown",
     "asyncio.unix_events.ThreadedChildWatcher",
     "concurrent.futures.process._ExecutorManagerThread",
     "concurrent.futures.thread._worker",
@@ -127,6 +128,8 @@ class InHop:
         hop = plugin.resume(self._snapshot, function if thread is None else _work_of(thread))
         run(hop.enter)
         if thread is not None:
+            if hop.span is not None:  # `threading` does not know the thread yet
+                hop.span.set_attribute("thread.name", thread.name)
             report = thread._invoke_excepthook
 
             def fail_and_report(thread: Thread) -> None:

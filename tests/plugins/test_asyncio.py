@@ -136,3 +136,10 @@ def test_a_task_that_is_cancelled_before_its_first_step_says_nothing() -> None:
 
     with span():
         asyncio.run(main())
+
+
+def test_the_span_of_to_thread_is_named_after_its_function() -> None:
+    futures.plugin.uninstall()
+    with installed(futures.plugin, spans=True) as spans:
+        asyncio.run(asyncio.to_thread(current_span))
+    assert spans.names == ["current_span"]

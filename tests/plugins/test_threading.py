@@ -214,6 +214,7 @@ def test_the_feeder_of_a_multiprocessing_queue_belongs_to_nobody() -> None:
 
 
 DETACHED = [
+    ("asyncio.base_events", "BaseEventLoop._do_shutdown"),
     ("asyncio.unix_events", "ThreadedChildWatcher._do_waitpid"),
     ("concurrent.futures.process", "_ExecutorManagerThread"),
     ("concurrent.futures.thread", "_worker"),
@@ -279,6 +280,7 @@ def test_a_span_for_a_thread_is_named_after_what_the_program_wrote() -> None:
             thread.join()
     here = "test_a_span_for_a_thread_is_named_after_what_the_program_wrote.<locals>.target"
     assert spans.names == [here, here, "Monitor.run", "submitter"]
+    assert [s.attributes["thread.name"] for s in spans if s.name == "Monitor.run"] == [thread.name]  # type: ignore[index]
     assert all(s.attributes["sw.wait_ms"] >= 0 for s in spans if s.name != "submitter")  # type: ignore[index,operator]
 
 
