@@ -73,7 +73,10 @@ def _watch(entry: PluginEntry) -> None:
     if not entry.triggers:
         bring_in()
     for trigger in entry.triggers:
-        _imports.when_import_begins(trigger, bring_in)
+        if f"{entry.module}.".startswith(f"{trigger}."):  # importing the plugin would import the library
+            _imports.when_imported(trigger, lambda _library: bring_in())
+        else:
+            _imports.when_import_begins(trigger, bring_in)
 
 
 def _install(entry: PluginEntry) -> str:

@@ -83,7 +83,7 @@ def _notify_after_execution(loader: object, name: str) -> None:
     def exec_module(module: ModuleType) -> None:
         vars(loader).pop("exec_module", None)
         loader.exec_module(module)  # type: ignore[attr-defined]
-        for callback in list(_after.get(name, ())):
+        for callback in _after.get(name, ()):  # and those that they add: a plugin within the library comes in here
             _call(name, callback, module)
 
     if isinstance(loader, type):  # BuiltinImporter and FrozenImporter are their own loaders, shared by all modules

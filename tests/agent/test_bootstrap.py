@@ -85,6 +85,16 @@ def test_a_plugin_without_triggers_is_brought_in_at_the_start(site):
     assert site.run(program="print('start')").stdout == "plugin imported\nstart\n"
 
 
+def test_a_plugin_that_is_a_part_of_its_library_waits_for_the_librarys_end(site):
+    (site.folder / "mylib.py").unlink()
+    (site.folder / "mylib").mkdir()
+    (site.folder / "mylib" / "__init__.py").write_text("print('library'); def work(*args): ...".replace("; ", "\n"))
+    (site.folder / "mylib" / "tracing.py").write_text(PLUGIN)
+    site.distribution("theplugin", "1.0", "[sw_agent.plugins]\nmine = mylib.tracing:plugin [mylib]\n")
+
+    assert site.run().stdout == "start\nlibrary\nhello args\nhello args\nend\n"
+
+
 def test_a_library_that_is_loaded_already_is_handled_at_once(site):
     (site.folder / "early.py").write_text("import mylib; print('early')\n")
     (site.folder / "earlier.dist-info").mkdir()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import toolz
+
 from sw_agent.export.store import read_trace, read_traces
 
 SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
