@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-
 failures: dict[str, int] = {}
 
 
 def contain(place: str, error: BaseException) -> None:
-    """Count an exception raised by agent or plugin code at `place`; the first one there is logged with its traceback."""
+    """Count an exception of agent or plugin code at `place`; the first one there is logged with its traceback."""
     seen = failures[place] = failures.get(place, 0) + 1
     if seen > 1:
         return
@@ -15,7 +14,7 @@ def contain(place: str, error: BaseException) -> None:
         from ._log import logger
 
         logger().error("%s failed; the program goes on without it", place, exc_info=error)
-    except Exception:  # noqa: BLE001, S110  stderr is closed, or the interpreter is ending: there is nobody to tell
+    except Exception:  # noqa: S110  stderr is closed, or the interpreter is ending: there is nobody to tell
         pass
 
 

@@ -1,7 +1,7 @@
 """Which plugins there are: the entry points of group `sw_agent.plugins`, found without importing any of them.
 
-An entry point reads `name = module:attribute [trigger, …]`. The triggers, in the place that the entry-point specification
-keeps for extras, are the modules whose import brings the plugin in; without one it is imported at start.
+An entry point reads `name = module:attribute [trigger, …]`. The triggers, in the place that the specification of entry
+points keeps for extras, are the modules whose import brings the plugin in; without one it is imported at start.
 
 `importlib.metadata` would take longer to import than a traced program may take to start (28 ms on Python 3.13), so the
 files are read here. They are `entry_points.txt` in the `*.dist-info` and `*.egg-info` folders on `sys.path`; of two

@@ -6,9 +6,8 @@ from .snapshot import EMPTY, ContextSnapshot, capture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from opentelemetry.propagators.textmap import TextMapPropagator
+    from typing_extensions import Self
 
 
 class ContextCarrier(dict[str, str]):
