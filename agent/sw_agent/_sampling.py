@@ -7,6 +7,9 @@ from time import monotonic, time_ns
 
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import INVALID_SPAN, Link, get_current_span, set_span_in_context
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+from .snapshot import current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,9 +88,9 @@ def link_to_stale_parent(limit: float) -> Callable[..., tuple[tuple[Any, ...], d
         _tracer: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         context = args[1] if len(args) > 1 else kwargs.get("context")
-        parent = get_current_span(context)
-        ended = getattr(parent, "end_time", None)
-        if ended is None:
+        around = current_context() if context is None else context
+        parent: Any = around.get(_SPAN_KEY) if around else None
+        if parent is None or (ended := getattr(parent, "end_time", None)) is None:
             return None
         named = {**dict(zip(_START_SPAN, args, strict=False)), **kwargs}
         if (named.get("start_time") or time_ns()) - ended <= limit_ns:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from _collections import deque  # type: ignore[import-not-found]
-from _thread import get_ident
 from time import monotonic
 
 from .._containment import contain
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
             """Let go of connections and files."""
 
 
+SAMPLED = 1  # `opentelemetry.trace.TraceFlags.SAMPLED`
 SAY_DROPS_EVERY = 60.0  # seconds
 
 
@@ -87,6 +87,7 @@ class Pipeline:
         self._said: dict[str, int] = {}
         self._said_at: float | None = None
         self._ending = self._closed = False
+        self._open_for_spans = bool(self._config.to)
         self.started = self.ended = self.delivered = 0
         self.dropped = {}
 
@@ -94,13 +95,20 @@ class Pipeline:
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:  # noqa: ARG002
         """Note the thread, and that the span began in this process."""
-        context = span.get_span_context()
-        if not context.trace_flags.sampled:
+        context: Any = span.context
+        if not context.trace_flags & SAMPLED:
             return
         self.started += 1
         self._open.add(context.span_id)
         thread_id, thread_name = _current_thread()
-        span.set_attributes({"thread.id": thread_id, "thread.name": thread_name})
+        try:
+            # Past the lock and the checks of `set_attributes`, which take longer than all else here: nobody else has
+            # the span yet, and the values need no check.
+            attributes: Any = span._attributes._dict  # type: ignore[union-attr]
+            attributes["thread.id"] = thread_id
+            attributes["thread.name"] = thread_name
+        except (AttributeError, TypeError):  # another SDK's insides
+            span.set_attributes({"thread.id": thread_id, "thread.name": thread_name})
 
     def _on_ending(self, span: Span) -> None:
         """Nothing: part of the interface since SDK 1.27."""
@@ -112,14 +120,13 @@ class Pipeline:
         except KeyError:
             return
         self.ended += 1
-        queue = self._queue
-        waiting = len(queue)
-        if self._closed or not self._config.to:
+        waiting = len(self._queue)
+        if not self._open_for_spans:
             self._drop(1, "the agent has ended" if self._closed else "no output")
         elif waiting >= self._size:
             self._drop(1, "queue full")
         else:
-            queue.append(span)
+            self._queue.append(span)
             self.worker.begin()
             if waiting + 1 == self._batch_size:
                 self.worker.wake()
@@ -148,6 +155,7 @@ class Pipeline:
         self.worker.hurry()
         finished = self.flush(timeout)
         self._closed = True
+        self._open_for_spans = False
         if finished and self.worker.pause(max(0.05, deadline - monotonic())):
             self.worker.resume()
         if self.waiting:
@@ -256,9 +264,7 @@ def _open_outputs(config: Config, patience: float, rest: Rest) -> list[Output]:
 
 def _current_thread() -> tuple[int, str]:
     """Return id and name of this thread, as `threading.current_thread()` gives them, without making one up there."""
-    threading = sys.modules.get("threading")
-    if threading is None:
-        return get_ident(), "MainThread"
+    threading = sys.modules["threading"]  # the SDK imports it
     ident = threading.get_ident()  # a greenlet's, where gevent has patched it
     thread = threading._active.get(ident)
     return ident, thread.name if thread is not None else f"thread-{ident}"
