@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from launched import Launched
-from sw_agent import _ids
+from sw_agent import _ids, snapshot
 from sw_agent._patching import Patch
 from sw_agent._sampling import TraceSampler, link_to_stale_parent
 
@@ -283,6 +283,7 @@ def ended() -> Any:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
+    snapshot.bind(sys.modules["opentelemetry.context"])
     patch = Patch("opentelemetry.sdk.trace:Tracer.start_span", link_to_stale_parent(1.0), "before")
     patch.install(sys.modules["opentelemetry.sdk.trace"])
     yield provider.get_tracer("x"), lambda: {span.name: span for span in exporter.get_finished_spans()}
