@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
+from . import _sigterm
 from ._containment import contain
 from .export.pipeline import Pipeline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
     from ._config import Config
 
@@ -103,36 +103,14 @@ def child_started() -> None:
     flush_on_sigterm()
 
 
+def flush_on_sigterm() -> None:
+    """Flush before SIGTERM kills, where that is what it does."""
+    _sigterm.flush_first(lambda: _end(SystemExit("SIGTERM")))
+
+
 def child_ending() -> None:
     """Tell that such a child is about to leave by `os._exit`, which calls no exit functions."""
     _end()
-
-
-# SIGTERM
-
-
-def flush_on_sigterm() -> None:
-    """Flush before SIGTERM kills, where its disposition is the default and this is the main thread.
-
-    A handler of the program's own, there already or put there later, is left alone.
-    """
-    import signal
-
-    try:
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _on_sigterm)
-    except ValueError:  # not the main thread of the main interpreter: Python allows handlers only there
-        pass
-
-
-def _on_sigterm(number: int, _frame: FrameType | None) -> None:
-    import signal
-
-    if signal.getsignal(number) is not _on_sigterm:
-        return  # called by a handler of the program's, which has taken this one for a predecessor that does something
-    _end(SystemExit("SIGTERM"))
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 # A fork
@@ -153,6 +131,7 @@ def _before_fork() -> None:
         return
     _paused = False
     try:
+        _sigterm.hold()
         _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
     except Exception as error:
         contain("before a fork", error)
@@ -166,6 +145,8 @@ def _in_parent() -> None:
             pipeline.worker.resume()
     except Exception as error:
         contain("after a fork", error)
+    finally:
+        _sigterm.release()
 
 
 def _in_child() -> None:
@@ -179,3 +160,5 @@ def _in_child() -> None:
             callback()
     except Exception as error:
         contain("in a forked process", error)
+    finally:
+        _sigterm.release()

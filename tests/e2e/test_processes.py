@@ -178,6 +178,19 @@ if __name__ == "__main__":
     assert {ran.parent_of(f"in {number}") for number in range(60)} == {"submitter"}
 
 
+def test_of_many_pools_that_are_terminated_each_one_ends(run: Run) -> None:
+    """SIGTERM must kill a worker also where it comes in the midst of a fork, or of waiting for a lock."""
+    ran = run(
+        """
+if __name__ == "__main__":
+    for number in range(60):
+        with S(f"submitter {number}"), multiprocessing.get_context("fork").Pool(3) as pool:
+            pool.map(work, range(4), chunksize=1)
+"""
+    )
+    assert len(ran.spans) == 60 * 5
+
+
 @each_start_method
 def test_workers_that_are_replaced_lose_no_span(run: Run, method: str) -> None:
     ran = run(
