@@ -68,7 +68,8 @@ class Patch:
             raise TypeError(f"{self.target} is no function")
         if getattr(function, "__sw_interceptor__", None) is self._interceptor:
             # The name was bound, by `from … import`, to a function where this interceptor already is.
-            function = raw = function.__wrapped__
+            self._owner, self._name, self._original, self._replacement = owner, name, function.__wrapped__, raw
+            return
         is_method = isinstance(owner, type) and not isinstance(found, staticmethod) and hasattr(found, "__get__")
         replacement: Any = self._replace(self.target, function, self._interceptor, is_method)
         _dress(replacement, function, self._interceptor)
@@ -76,7 +77,7 @@ class Patch:
             replacement = type(found)(replacement)
         elif not hasattr(found, "__get__"):
             # A function of C binds to no instance where a class keeps it as an attribute; neither may this one.
-            replacement = staticmethod(replacement)
+            replacement = _Unbound(replacement)
         setattr(owner, name, replacement)
         self._owner, self._name, self._original, self._replacement = owner, name, raw, replacement
 
@@ -102,6 +103,13 @@ class Patch:
         if owner is _ABSENT or getattr(owner, name, _ABSENT) is _ABSENT:
             raise TargetNotFoundError(f"{self.target} does not exist")
         return owner, name
+
+
+class _Unbound(staticmethod):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10
+    """What stands for a function of C: it can be pickled by its name, as that can."""
+
+    def __reduce__(self) -> str:
+        return str(self.__qualname__)
 
 
 def _function_of(attribute: Any) -> Any:

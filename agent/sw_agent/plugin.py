@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from . import _imports
 from ._containment import contain
-from ._hop import NOTHING, Hop, SpanHop
+from ._hop import NOTHING, Hop, SpanHop, function_name
 from ._patching import Patch, TargetNotFoundError
 from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
@@ -41,6 +41,7 @@ __all__ = [
     "RELATION",
     "SPANS",
     "ContextSnapshot",
+    "DottedNames",
     "Hop",
     "Inbox",
     "Option",
@@ -235,6 +236,19 @@ class Plugin:
         if snapshot is not None:
             return Hop(snapshot.context)
         return Hop(None) if current_context() else NOTHING
+
+
+class DottedNames:
+    """Names of modules, classes and functions: what is listed, or within what is listed, is `in` them.
+
+    A callable of another kind, a partial or an instance, stands for the function or the class behind it.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._beginnings = tuple(f"{name}." for name in names)
+
+    def __contains__(self, named: object) -> bool:
+        return bool(self._beginnings) and "{}.{}.".format(*function_name(named)).startswith(self._beginnings)
 
 
 def is_installed(name: str) -> bool:

@@ -119,10 +119,7 @@ class Entry:
         if current is None:
             return
         self._before = current.get()
-        if not self._context:
-            if not self._before:
-                return
-            self._context = _empty
+        self._context = self._context or _empty  # also where nothing is current: what is left behind inside must go
         self._token = current.set(self._context)
 
     def leave(self, error: BaseException | None = None) -> None:  # noqa: ARG002  for those who have a span to end

@@ -13,8 +13,9 @@ from __future__ import annotations
 import sys
 from contextvars import Context, copy_context
 from functools import partial
+from types import MethodType
 
-from sw_agent.plugin import EMPTY, PROPAGATION, ContextSnapshot, Option, Plugin
+from sw_agent.plugin import EMPTY, PROPAGATION, ContextSnapshot, DottedNames, Option, Plugin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,16 +27,14 @@ if TYPE_CHECKING:
 
 HAS_CONTEXT = sys.version_info >= (3, 14)  # `Thread(context=…)`, and `start()` gives each thread a context
 
-# Dotted names of modules, of thread classes, and of the functions that threads are started with.
-DETACHED = (
+DETACHED = DottedNames(
     "apscheduler.schedulers",
     "asyncio.base_events.BaseEventLoop._do_shutdown",
     "asyncio.unix_events.ThreadedChildWatcher",
     "concurrent.futures.process._ExecutorManagerThread",
     "concurrent.futures.thread._worker",
     "grpc",
-    "kafka.coordinator",
-    "kafka.producer",
+    "kafka",
     "logging.config",
     "logging.handlers.QueueListener",
     "multiprocessing.managers.Server",
@@ -44,14 +43,12 @@ DETACHED = (
     "multiprocessing.queues.Queue",
     "multiprocessing.resource_sharer",
     "opentelemetry",
-    "prometheus_client",
     "psycopg_pool",
     "pymongo",
     "sentry_sdk",
     "sw_agent",
     "watchdog.observers",
 )
-_ROOTS = frozenset(name.partition(".")[0] for name in DETACHED)
 
 plugin = Plugin(
     "threading",
@@ -154,9 +151,10 @@ class InHop:
 
 def _thread_of(function: object) -> Any:
     """Return the `Thread` that is started with this function, None where `_thread` was used directly."""
-    thread = getattr(function, "__self__", None)
     threading = sys.modules.get("threading")
-    return thread if threading is not None and isinstance(thread, threading.Thread) else None
+    if type(function) is MethodType and threading is not None and isinstance(function.__self__, threading.Thread):
+        return function.__self__
+    return None
 
 
 def _work_of(thread: Any) -> object:
@@ -169,22 +167,6 @@ def _work_of(thread: Any) -> object:
 
 def is_detached(function: object, thread: object = None) -> bool:
     """Return whether a thread belongs to nobody, by the name of its function or of one of its classes."""
-    while isinstance(function, partial):
-        function = function.func
-    if _is_listed(function):
-        return True
-    for kind in type(thread).__mro__:
-        if kind.__module__ in ("threading", "builtins"):
-            break
-        if _is_listed(kind):
-            return True
-    return False
-
-
-def _is_listed(named: object) -> bool:
-    module = getattr(named, "__module__", None) or ""
-    more = plugin.settings["detached"]
-    if not more and module.partition(".")[0] not in _ROOTS:
-        return False
-    name = f"{module}.{getattr(named, '__qualname__', '')}."
-    return name.startswith(tuple(f"{listed}." for listed in (*DETACHED, *more)))
+    named = (function, *type(thread).__mro__[:-1]) if thread is not None else (function,)
+    more = DottedNames(*plugin.settings["detached"])
+    return any(name in DETACHED or name in more for name in named)

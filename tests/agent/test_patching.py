@@ -329,3 +329,14 @@ def test_no_frame_of_the_agent_is_in_the_programs_tracebacks(library: Any, kind:
 def test_an_interceptor_may_answer_in_the_place_of_the_function(library: Any) -> None:
     patched(library, "function", lambda *_: "instead")
     assert library.function(1) == "instead"
+
+
+def test_a_patched_function_of_c_is_pickled_by_its_name() -> None:
+    import _thread
+
+    patch = Patch("_thread:start_new_thread", lambda *_: None, "before")
+    patch.install(_thread)
+    try:
+        assert pickle.loads(pickle.dumps(_thread.start_new_thread)) is _thread.start_new_thread
+    finally:
+        patch.uninstall()

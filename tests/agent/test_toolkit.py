@@ -298,6 +298,12 @@ def test_a_snapshot_restores_span_and_baggage_and_nothing_stays(spans: RecordedS
     assert (current_name(), baggage.get_baggage("user")) == (None, None)
 
 
+def test_what_is_attached_inside_an_empty_snapshot_does_not_stay():
+    with sw_agent.ContextSnapshot().restore():
+        attach(baggage.set_baggage("left", "behind"))
+    assert baggage.get_baggage("left") is None
+
+
 def test_a_wrapped_callable_is_taken_for_the_one_it_wraps():
     with tracer.start_as_current_span("submitter"):
         wrapped = sw_agent.capture().wrap(current_name)

@@ -327,3 +327,21 @@ def test_a_name_that_threading_binds_while_the_plugin_is_in_is_restored_too(monk
     assert seen == [ids(submitter)]
     plugin.uninstall()
     assert getattr(arriving, name) is native
+
+
+def test_a_callable_that_raises_when_looked_at_runs_in_the_context_of_its_starter() -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError(name)
+
+        def __call__(self) -> None:
+            seen.append(trace.get_current_span())
+            done.release()
+
+    seen: list[object] = []
+    done = _thread.allocate_lock()
+    done.acquire()
+    with span("starter") as starter:
+        _thread.start_new_thread(Proxy(), ())
+        assert done.acquire(timeout=30)
+    assert seen == [starter]

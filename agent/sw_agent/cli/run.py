@@ -235,7 +235,6 @@ def _execute(path: str, command: list[str], environ: dict[str, str]) -> int:
 
         return subprocess.call([path, *command[1:]], env=environ)
     _restore_signals()
-    sys.stdout.flush()
     try:
         start(os.execve, path, command, environ)
     except OSError as error:
