@@ -40,6 +40,15 @@ def fail(*args):
     raise RuntimeError("on purpose")
 """
 
+BROKEN_ON_IMPORT = "raise RuntimeError('on purpose')"
+BROKEN_IN_INSTALL = """
+from sw_agent.plugin import Plugin
+class Broken(Plugin):
+    def install(self, settings=None):
+        raise RuntimeError("on purpose")
+plugin = Broken("tinyqueue")
+"""
+
 
 @pytest.fixture(scope="session")
 def installed_example(tmp_path_factory) -> Path:
@@ -156,3 +165,14 @@ def test_an_interceptor_that_raises_is_said_once_and_the_program_goes_on(environ
     assert done.stdout == PRINTED
     assert done.stderr.count("RuntimeError: on purpose") == 1
     assert "tinyqueue:Job.run" in done.stderr
+
+
+@pytest.mark.parametrize("broken", [BROKEN_ON_IMPORT, BROKEN_IN_INSTALL], ids=["on import", "in install"])
+def test_a_plugin_that_raises_is_left_out_and_the_program_goes_on(environment, tmp_path, broken):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "tinyqueue_tracing.py").write_text(broken)
+    path = f"{tmp_path / 'broken'}{os.pathsep}{environment.environ['PYTHONPATH']}"
+    done = environment.sw_python("run", "-c", PROGRAM, PYTHONPATH=path)
+    assert done.stdout == PRINTED
+    assert done.stderr.count("RuntimeError: on purpose") == 1
+    assert "plugin tinyqueue" in done.stderr
