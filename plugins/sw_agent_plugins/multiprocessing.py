@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Call = tuple[tuple[Any, ...], dict[str, Any]]
+    Packed = tuple[dict[str, str], int]
 
 # Dotted names of modules, of process classes, and of the functions that processes are started with.
 DETACHED = (
@@ -107,10 +108,14 @@ def _mark_exit(span: Any, exit_code: int) -> None:
 
 
 class Job(int):
-    """The number of a pool's job, equal to the plain one, with the snapshot of its submitter."""
+    """The number of a pool's job, equal to the plain one, with the snapshot of its submitter.
+
+    All tasks of a job are pickled with it: it is packed once. What a worker sends back is the plain number.
+    """
 
     snapshot: ContextSnapshot
     received = False
+    _packed: Packed | None = None
 
     def __new__(cls, number: int, snapshot: ContextSnapshot) -> Job:  # noqa: D102
         job = super().__new__(cls, number)
@@ -118,11 +123,22 @@ class Job(int):
         return job
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return (int, (int(self),)) if self.received else (_receive_job, (int(self), pack(self.snapshot)))
+        if self.received:
+            return int, (int(self),)
+        if self._packed is None:
+            self._packed = pack(self.snapshot)
+        return _receive_job, (int(self), self._packed)
 
 
-def _receive_job(number: int, packed: tuple[dict[str, str], int]) -> Job:
-    job = Job(number, unpack(packed))
+_last_received: tuple[Packed, ContextSnapshot] | None = None
+
+
+def _receive_job(number: int, packed: Packed) -> Job:
+    global _last_received
+    last = _last_received
+    if last is None or last[0] != packed:  # a map sends the same one with each of its tasks
+        _last_received = last = packed, unpack(packed)
+    job = Job(number, last[1])
     job.received = True
     return job
 
