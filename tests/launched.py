@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ class Launched:
                 **kept,
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
                 "HOME": str(folder),
+                "PYTHONFAULTHANDLER": "1",
                 "SW_EXPORT_TO": "local",
                 "SW_EXPORT_PATH": self.store,
                 **environ,
@@ -54,7 +56,11 @@ class Launched:
 
     def end_with_stderr(self, expected: int = 0) -> tuple[str, str]:
         """Wait for the end, check the exit status, and return the rest of stdout, and stderr."""
-        out, err = self.process.communicate(timeout=60)
+        try:
+            out, err = self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # PYTHONFAULTHANDLER: it says where it hangs
+            out, err = self.process.communicate(timeout=60)
         assert self.process.returncode == expected, err
         return out, err
 

@@ -125,16 +125,16 @@ for number in range(100):
     assert sorted(map(int, app.names())) == list(range(100))
 
 
-@pytest.mark.parametrize("to", ["local", "http/protobuf", "grpc", "nobody"])
+@pytest.mark.parametrize("to", ["local", "http/protobuf", "nobody"])
 def test_a_program_with_one_thread_that_forks_is_not_told_that_it_has_more(launch: Launch, to: str) -> None:
     """Python 3.12 counts the operating system's threads, and warns."""
-    collector = {"local": nullcontext, "nobody": nobody, "grpc": grpc_collector}.get(to, http_collector)
+    collector = {"local": nullcontext, "nobody": nobody}.get(to, http_collector)
     with collector() as found:
         app = launch(
             FORK
             + """
 import warnings
-warnings.simplefilter("error")
+warnings.simplefilter("always")
 for number in range(10):
     with S("a"): pass
     fork(lambda: None)
@@ -145,7 +145,6 @@ for number in range(10):
 """,
             SW_EXPORT_TO="local" if to == "local" else "otlp",
             SW_EXPORT_ENDPOINT=found if isinstance(found, str) else found.endpoint if found else "",
-            SW_EXPORT_PROTOCOL="grpc" if to == "grpc" else "http/protobuf",
             SW_EXPORT_FLUSH_INTERVAL="0.01",
         )
         _, err = app.end_with_stderr()
@@ -154,6 +153,29 @@ for number in range(10):
             assert len(app.names()) == 20
         elif isinstance(found, Received):
             assert len(found.names) == 20
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_children_have_connections_of_their_own(launch: Launch, protocol: str) -> None:
+    with (grpc_collector if protocol == "grpc" else http_collector)() as collector:
+        app = launch(
+            FORK
+            + """
+def work():
+    with S("child"): pass
+for _ in range(5):
+    with S("parent"): pass
+    trace.get_tracer_provider().force_flush()
+    fork(work)
+""",
+            SW_EXPORT_TO="otlp",
+            SW_EXPORT_ENDPOINT=collector.endpoint,
+            SW_EXPORT_PROTOCOL=protocol,
+            SW_EXPORT_EXIT_TIMEOUT="60",
+            PYTHONWARNINGS="ignore",  # grpc keeps threads
+        )
+        app.end()
+        assert collector.names == ["child"] * 5 + ["parent"] * 5
 
 
 def test_grandchildren_are_traced(launch: Launch) -> None:

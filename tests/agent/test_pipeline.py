@@ -32,6 +32,8 @@ class Kept:
         self.may_send.set()
         self.asked = threading.Event()
         self.while_sending: Callable[[], object] = lambda: None
+        self.while_closing: Callable[[], object] = lambda: None
+        self.ended = threading.Event()
         self.seen: list[object] = []
         self.losses: list[Loss] = []
         self.opened = self.closed = 0
@@ -47,6 +49,8 @@ class Kept:
 
     def close(self) -> None:
         self.closed += 1
+        self.while_closing()
+        self.ended.set()
 
     @property
     def names(self) -> list[str]:
@@ -401,14 +405,32 @@ def test_a_worker_that_is_busy_is_not_waited_for_and_goes_on(output: Kept) -> No
     assert output.names == ["a", "b"]
 
 
-def test_what_ends_during_a_fork_is_sent_after_it(output: Kept) -> None:
-    piped = Piped(output)
+def test_what_ends_during_a_fork_is_sent_after_it_without_being_asked(output: Kept) -> None:
+    piped = Piped(output, flush_interval=0.01)
     assert piped.pipeline.worker.pause(FOREVER)
     piped.spans("a")
     assert not output.asked.is_set()
     piped.pipeline.worker.resume()
+    assert output.asked.wait(FOREVER)
+
+
+def test_what_ends_while_the_worker_ends_is_sent_without_being_asked(output: Kept) -> None:
+    piped = Piped(output, flush_interval=0.01)
+    sent = threading.Event()
+    output.while_sending = sent.set
+
+    def end_a_span() -> None:
+        output.while_closing = lambda: None
+        sent.clear()
+        piped.spans("late")
+
+    output.while_closing = end_a_span
+    piped.spans("a")
+    assert sent.wait(FOREVER)
+    assert output.ended.wait(FOREVER)
+    assert sent.wait(FOREVER)
     assert piped.pipeline.flush(FOREVER)
-    assert output.names == ["a"]
+    assert output.names == ["a", "late"]
 
 
 def test_an_output_that_waits_for_better_times_is_interrupted_and_its_batch_stays(output: Kept) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from time import monotonic
 
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -13,7 +14,7 @@ from .pipeline import Loss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .pipeline import Rest
 
 DEFAULT_ENDPOINTS = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318/v1/traces"}
+FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
 FIRST_PAUSE = 0.5  # seconds before a batch is sent again, doubled each time
 
 
@@ -99,9 +101,26 @@ class OtlpOutput:
         return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout, session=self._session)
 
     def _grpc(self) -> SpanExporter:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        with _grpc_that_survives_forks():
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-        return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout)
+            return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout)
+
+
+@contextmanager
+def _grpc_that_survives_forks() -> Iterator[None]:
+    """Switch on what grpc reads from the environment when it is imported: without, it may hang in a forked child.
+
+    See https://github.com/grpc/grpc/blob/master/doc/fork_support.md.
+    """
+    if FORK_SUPPORT in os.environ:
+        yield
+        return
+    os.environ[FORK_SUPPORT] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(FORK_SUPPORT, None)
 
 
 def _keep_off_the_random_numbers_of_the_program() -> None:
