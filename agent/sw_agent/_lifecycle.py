@@ -7,6 +7,7 @@ import sys
 
 from . import _sigterm
 from ._containment import contain
+from ._patching import Patch
 from .export.pipeline import Pipeline
 
 TYPE_CHECKING = False
@@ -66,6 +67,7 @@ def flush(timeout: float | None = None) -> bool:
 
 def _at_exit() -> None:
     _end()
+    _sigterm.pause()
     _remember_interrupt()
 
 
@@ -98,14 +100,20 @@ def _end(error: BaseException | None = None) -> None:
         contain("ending the pipeline", failure)
 
 
-def child_started() -> None:
-    """Tell that a child process hosted by `multiprocessing` begins: it may be ended by SIGTERM at any time."""
-    flush_on_sigterm()
-
-
-def flush_on_sigterm() -> None:
-    """Flush before SIGTERM kills, where that is what it does."""
+def flush_before_sudden_ends() -> None:
+    """Flush before SIGTERM kills, where that is what it does, and before `os._exit` and `os.exec*` end the program."""
     _sigterm.flush_first(lambda: _end(SystemExit("SIGTERM")))
+    for patch in _sudden_ends:
+        patch.install(os)
+
+
+def _flush_first(_: None, _args: object, _kwargs: object) -> None:
+    flush()
+
+
+_sudden_ends = [
+    Patch(f"os:{name}", _flush_first, "before") for name in ("_exit", "execv", "execve") if hasattr(os, name)
+]
 
 
 def child_ending() -> None:
@@ -131,8 +139,8 @@ def _before_fork() -> None:
         return
     _paused = False
     try:
-        _sigterm.hold()
         _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
+        _sigterm.pause()
     except Exception as error:
         contain("before a fork", error)
 
@@ -142,17 +150,18 @@ def _in_parent() -> None:
     paused, _paused = _paused, None
     try:
         if paused and pipeline is not None:
-            pipeline.worker.resume()
+            pipeline.worker.resume()  # and with its next thread SIGTERM is caught again
+        else:
+            _sigterm.resume()
     except Exception as error:
         contain("after a fork", error)
-    finally:
-        _sigterm.release()
 
 
 def _in_child() -> None:
     global _paused
     _paused = None
     try:
+        _sigterm.forget()
         if pipeline is not None:
             pipeline.worker.reset()
             pipeline.reset()
@@ -160,5 +169,3 @@ def _in_child() -> None:
             callback()
     except Exception as error:
         contain("in a forked process", error)
-    finally:
-        _sigterm.release()

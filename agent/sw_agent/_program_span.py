@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _lifecycle
+from . import _lifecycle, _sigterm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def start(config: Config) -> None:
     for header, value in ContextCarrier.inject_w3c(ContextSnapshot(context)).items():
         os.environ[header.upper()] = value
     _lifecycle.before_end(end)
+    _sigterm.catch(always=True)
     _lifecycle.when_forked(_forget)
 
 

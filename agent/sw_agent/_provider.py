@@ -116,7 +116,7 @@ def _feed(provider: Any) -> None:
         _lifecycle.stand_aside_first()
     _fed.append(provider)
     provider.add_span_processor(_lifecycle.pipeline)
-    _lifecycle.flush_on_sigterm()
+    _lifecycle.flush_before_sudden_ends()
     _watch_for_stale_parents()
 
 

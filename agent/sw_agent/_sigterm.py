@@ -1,68 +1,188 @@
-"""SIGTERM: flush before it kills, and kill nevertheless.
+"""SIGTERM: what has ended leaves before it kills, and it kills nevertheless.
 
-A handler in Python is weaker than the default disposition, which kills whatever the process is doing: CPython only
-notes the signal, and calls the handler when the main thread next runs Python code. Where it misses that moment the
-process lives on, and `Pool.terminate()` or `Process.join()` in its parent waits for ever.
+A handler in Python is weaker than the default disposition, which kills whatever the process is doing. CPython only
+notes the signal, and calls the handler when the main thread next runs Python code: one that comes just before a
+blocking call waits for the end of that, and `Pool.terminate()` waits for its worker for ever.
+
+So the signal is caught by the handler in C that `faulthandler` has, which writes at once, from whatever thread, into a
+pipe. A thread that reads there flushes, takes the handler away, and sends the signal again. This holds only while there
+is something to send; for the rest of the time there is no handler at all. `signal.getsignal` says SIG_DFL throughout,
+and when the program sets a handler of its own this one is gone before.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import os
-import sys
-from _thread import get_ident
+from _thread import RLock, allocate_lock, get_native_id, start_new_thread
+from time import monotonic
+
+from ._containment import contain
+from ._patching import Patch
+from ._threads import block_signals, name_thread, wait_for_end_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable
-    from types import FrameType
+    from typing import Any
+
+NAME = "sw-agent-sigterm"
+LONGEST_GOODBYE = 0.5  # seconds that letting go waits for the thread
 
 _flush: Callable[[], None] | None = None
-_holding: set[int] = set()  # the threads that fork, and have blocked SIGTERM meanwhile
+_watch: Watch | None = None
+_wanted = _always = False
+_lock = RLock()  # a signal handler of the program's may set another one
+
+
+class Watch:
+    """The pipe, and the thread that reads it: a byte of `faulthandler`'s is a SIGTERM, END is the word to end."""
+
+    END = b"\0"
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+        self._reading, self.writing = os.pipe()
+        os.set_blocking(self.writing, False)
+        self._running: LockType = allocate_lock()
+        self._running.acquire()
+        self._native_id: int | None = None
+        try:
+            start_new_thread(self._run, ())
+        except RuntimeError:  # the interpreter is ending
+            self.close()
+            raise
+
+    def end(self) -> None:
+        """Let the thread end, unless it is the one that calls, and wait for that."""
+        os.write(self.writing, self.END)
+        if self._native_id != get_native_id() and self._running.acquire(timeout=LONGEST_GOODBYE):
+            wait_for_end_of(self._native_id, monotonic() + LONGEST_GOODBYE)
+            self.close()
+
+    def close(self) -> None:
+        """Close the pipe; the thread must be gone."""
+        os.close(self._reading)
+        os.close(self.writing)
+
+    def _run(self) -> None:
+        try:
+            block_signals()
+            self._native_id = get_native_id()
+            name_thread(self._native_id, NAME)
+            if os.read(self._reading, 1) != self.END:
+                self._flush()
+                _unregister()  # without the lock: whoever holds it may be waiting for this thread
+                os.kill(os.getpid(), _signal.SIGTERM)
+        except Exception as error:
+            contain("waiting for SIGTERM", error)
+        finally:
+            self._running.release()
 
 
 def flush_first(flush: Callable[[], None]) -> None:
-    """Call `flush()` before SIGTERM kills, where its disposition is the default and this is the main thread.
-
-    A handler of the program's own, there already or put there later, is left alone.
-    """
+    """Say what has to be done before SIGTERM kills."""
     global _flush
-    import signal
-
     _flush = flush
-    try:
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _on_sigterm)
-    except ValueError:  # not the main thread of the main interpreter: Python allows handlers only there
-        pass
-
-
-def _on_sigterm(number: int, _frame: FrameType | None) -> None:
     import signal
 
-    if signal.getsignal(number) is not _on_sigterm:
-        return  # called by a handler of the program's, which has taken this one for a predecessor that does something
-    if _flush is not None:
-        _flush()
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    _set_by_the_program.install(signal)
+    _sent_to_itself.install(os)
+    _raised.install(signal)
 
 
-def hold() -> None:
-    """Let a SIGTERM wait until the fork is over; called by the thread that forks.
+def catch(*, always: bool = False) -> None:
+    """Catch SIGTERM from now on, unless the program does or ignores it; `always` means until the process ends."""
+    global _wanted, _always
+    _wanted, _always = True, _always or always
+    _begin()
 
-    Else CPython forgets, in the child, what came between the fork and its own cleaning up after it.
-    """
-    signal = sys.modules.get("signal")
-    if signal is None or signal.getsignal(signal.SIGTERM) is not _on_sigterm:
+
+def drop() -> None:
+    """Let SIGTERM do what it does by default: there is nothing to send any more."""
+    global _wanted
+    if not _always:
+        _wanted = False
+        pause()
+
+
+def pause() -> None:
+    """Let it do so until `resume`: over a fork, lest the child write into its parent's pipe."""
+    global _watch
+    with _lock:
+        watch, _watch = _watch, None
+        if watch is None:
+            return
+        try:
+            _unregister()
+            watch.end()
+        except Exception as error:
+            contain("letting go of SIGTERM", error)
+
+
+def resume() -> None:
+    """Undo `pause`."""
+    if _wanted:
+        _begin()
+
+
+def forget() -> None:
+    """Begin anew in a forked process."""
+    global _wanted, _always, _lock
+    _wanted = _always = False
+    _lock = RLock()
+
+
+def _begin() -> None:
+    global _watch
+    try:
+        import faulthandler
+
+        if _flush is None or not hasattr(faulthandler, "register"):  # Windows
+            return
+        if not _lock.acquire(False):
+            return  # somebody is at it; a span that ends in the garbage collector or in a signal handler must not wait
+        try:
+            if _watch is None and _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
+                _watch = Watch(_flush)
+                faulthandler.register(_signal.SIGTERM, file=_watch.writing, all_threads=False, chain=False)
+        finally:
+            _lock.release()
+    except RuntimeError:  # the interpreter is ending, and starts no more threads
         return
-    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}):
-        _holding.add(get_ident())
+    except Exception as error:
+        contain("catching SIGTERM", error)
 
 
-def release() -> None:
-    """Let it come."""
-    if get_ident() in _holding:
-        import signal
+def _unregister() -> None:
+    import faulthandler
 
-        _holding.discard(get_ident())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    # It puts back the disposition that it found: not over a handler that the program has set since, by a `signal` that
+    # it had bound to a name of its own before the agent could see to it.
+    if _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
+        faulthandler.unregister(_signal.SIGTERM)
+
+
+def _make_way(wrapped: Callable[..., Any], _: None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not args or args[0] != _signal.SIGTERM:
+        return wrapped(*args, **kwargs)
+    pause()
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        resume()
+
+
+_set_by_the_program = Patch("signal:signal", _make_way, "around")
+
+
+def _flush_at_once(_: None, args: tuple[Any, ...], _kwargs: object) -> None:
+    """Let a process that sends SIGTERM to itself not get any further, as without the agent."""
+    if _watch is not None and args in ((os.getpid(), _signal.SIGTERM), (_signal.SIGTERM,)) and _flush is not None:
+        _flush()
+        pause()
+
+
+_sent_to_itself = Patch("os:kill", _flush_at_once, "before")
+_raised = Patch("signal:raise_signal", _flush_at_once, "before")

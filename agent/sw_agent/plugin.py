@@ -49,7 +49,6 @@ __all__ = [
     "Plugin",
     "capture_if_active",
     "child_ending",
-    "child_started",
     "is_installed",
     "service_name",
 ]
@@ -256,18 +255,8 @@ def is_installed(name: str) -> bool:
     return name in _installed
 
 
-def child_started() -> None:
-    """Say that a plugin has begun to run a child process that will not end as an interpreter does, by `os._exit`."""
-    try:
-        from . import _lifecycle
-
-        _lifecycle.child_started()
-    except Exception as error:
-        contain("the begin of a child process", error)
-
-
 def child_ending() -> None:
-    """Say that the work of such a child process is done: what it has recorded leaves before this returns."""
+    """Say that a child process ends now, by `os._exit`, not as interpreters do: what it has recorded leaves first."""
     try:
         from . import _lifecycle
 

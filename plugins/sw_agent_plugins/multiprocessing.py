@@ -11,7 +11,7 @@ nothing put around the task's function. In the worker the queues are the places 
 from __future__ import annotations
 
 from sw_agent.carrier import pack, unpack
-from sw_agent.plugin import EMPTY, PROPAGATION, Inbox, Option, Outbox, Plugin, child_ending, child_started
+from sw_agent.plugin import EMPTY, PROPAGATION, Inbox, Option, Outbox, Plugin, child_ending
 from sw_agent.snapshot import ContextSnapshot, capture
 
 TYPE_CHECKING = False
@@ -28,7 +28,6 @@ DETACHED = (
     "multiprocessing.managers.BaseManager._run_server",
     "multiprocessing.pool.worker",
 )
-SHORTEST_TURN, LONGEST_TURN = 0.02, 0.5  # seconds of waiting for a lock
 SENT_AHEAD = "sw_agent"  # the key of the snapshot among the preparation data
 
 plugin = Plugin(
@@ -68,12 +67,10 @@ def run_in_context_of_starter(
     wrapped: Callable[..., Any], process: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run a child process, which ends by `os._exit`: its spans have left before."""
-    child_started()
     try:
         snapshot = _sent_ahead.pop() if _sent_ahead else capture()  # what a forked child has inherited
         target = getattr(process, "_target", None)
         if _dotted_name(target) == "multiprocessing.pool.worker":
-            _wait_in_turns(*process._args[:2])
             process._args = _with_context_at_the_queues(process._args)
         if any(_is_detached(named) for named in (target, *type(process).__mro__)):
             with EMPTY.restore():
@@ -201,36 +198,6 @@ def _with_context_at_the_queues(args: tuple[Any, ...]) -> tuple[Any, ...]:
     tasks, results, *rest = args
     inbox = Inbox(tasks, plugin, _snapshot_of, _function_of)
     return (inbox, Outbox(results, inbox, _error_of), *rest)
-
-
-class InTurns:
-    """A lock between processes that is waited for in turns, between which a signal's handler can run.
-
-    `Pool.terminate` sends SIGTERM to its workers, most of which wait for the lock of the tasks. Where glibc's
-    `sem_wait` is woken for a token that somebody else then takes, it forgets the signal that came at the same moment
-    (2.36, and any CPython). By its default disposition it would have killed; the agent's handler has to run for that.
-    """
-
-    def __init__(self, lock: Any) -> None:
-        self._lock = lock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lock, name)
-
-    def __enter__(self) -> None:
-        turn = SHORTEST_TURN
-        while not self._lock.acquire(True, turn):
-            turn = min(1.5 * turn, LONGEST_TURN)  # an idle worker may sleep
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self._lock.release()
-
-
-def _wait_in_turns(tasks: Any, results: Any) -> None:
-    """Do so in this process, which has the queues for itself."""
-    for queue, lock in (tasks, "_rlock"), (results, "_wlock"):
-        if getattr(queue, lock, None) is not None:
-            setattr(queue, lock, InTurns(getattr(queue, lock)))
 
 
 def _snapshot_of(task: tuple[Any, ...]) -> ContextSnapshot | None:

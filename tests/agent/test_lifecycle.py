@@ -280,6 +280,55 @@ while True: time.sleep(0.05)
     app.end_with_stderr(-signal.SIGKILL)
 
 
+@pytest.mark.parametrize(
+    "sends",
+    [
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        "signal.raise_signal(signal.SIGTERM)",
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGTERM)",
+    ],
+)
+def test_a_program_that_sends_sigterm_to_itself_gets_no_further(launch: Launch, sends: str) -> None:
+    app = launch(f"import os, signal\nwith S('a'): pass\n{sends}\nprint('further')")
+    assert app.end(-signal.SIGTERM) == ""
+    assert app.names() == ["a"]
+
+
+def test_a_program_does_not_see_that_its_sigterm_is_caught(launch: Launch) -> None:
+    app = launch(
+        """
+import signal
+with S("a"): pass
+print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+print(signal.signal(signal.SIGTERM, print) is signal.SIG_DFL)
+print(signal.signal(signal.SIGTERM, signal.SIG_DFL) is print)
+"""
+    )
+    assert app.end() == "True\nTrue\nTrue\n"
+
+
+def test_sigterm_kills_also_while_the_main_thread_is_in_a_call_that_does_not_come_back(launch: Launch) -> None:
+    app = launch(
+        """
+import hashlib
+with S("a"): pass
+print("ready")
+hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2**31 - 1)
+"""
+    )
+    wait_for_line(app, "ready")
+    app.process.terminate()
+    app.end(-signal.SIGTERM)
+    assert app.names() == ["a"]
+
+
+@pytest.mark.parametrize("leaves", ["os._exit(0)", "os.execv(sys.executable, [sys.executable, '-c', ''])"])
+def test_what_ended_before_the_process_leaves_suddenly_is_sent(launch: Launch, leaves: str) -> None:
+    app = launch(f"import os, sys\nwith S('a'): pass\n{leaves}")
+    app.end()
+    assert app.names() == ["a"]
+
+
 def test_an_ignored_sigterm_stays_ignored(launch: Launch) -> None:
     app = launch(
         "import os; os.kill(os.getpid(), signal.SIGTERM); print(signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)",

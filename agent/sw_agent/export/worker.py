@@ -7,11 +7,12 @@ bound when the agent started, before anything (gevent's monkey patching, the age
 
 from __future__ import annotations
 
-import sys
 from _thread import allocate_lock, get_native_id, start_new_thread
-from time import monotonic, sleep
+from time import monotonic
 
+from .. import _sigterm
 from .._containment import contain
+from .._threads import block_signals, name_thread, wait_for_end_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,9 +65,11 @@ class Worker:
         if self._running.locked() or not self._running.acquire(False):
             return True
         self._settling = True
+        _sigterm.catch()
         try:
             start_new_thread(self._run, ())
         except RuntimeError:
+            _sigterm.drop()
             self._running.release()
             return False
         return True
@@ -132,7 +135,7 @@ class Worker:
                     return False
             self._stopping = False
         self._left_over = self._pending()
-        _wait_for_end_of(self._native_id, monotonic() + timeout)
+        wait_for_end_of(self._native_id, monotonic() + timeout)
         return True
 
     def resume(self) -> None:
@@ -144,14 +147,15 @@ class Worker:
     def _run(self) -> None:
         stopping = False
         try:
-            _block_signals()
+            block_signals()
             self._native_id = get_native_id()
-            _name_thread(self._native_id)
+            name_thread(self._native_id, NAME)
             stopping = self._rounds()
             self._close()
         except Exception as error:
             contain("the export thread", error)
         finally:
+            _sigterm.drop()
             self._running.release()
         # What came while the lock was still held has started no other thread.
         if not stopping and (self._pending() or self._waiters):
@@ -177,34 +181,3 @@ class Worker:
             self._settling = self._gave_up = False
             for waiter in waiters:
                 waiter.release()
-
-
-def _block_signals() -> None:
-    try:
-        from signal import SIG_BLOCK, pthread_sigmask, valid_signals
-    except ImportError:  # Windows has no signal masks, and delivers signals to the main thread
-        return
-    pthread_sigmask(SIG_BLOCK, valid_signals())
-
-
-def _name_thread(native_id: int) -> None:
-    if sys.platform == "linux":
-        try:
-            with open(f"/proc/self/task/{native_id}/comm", "w") as file:
-                file.write(NAME)
-        except OSError:  # /proc is not there in every container; the name is for people who look
-            pass
-
-
-def _wait_for_end_of(native_id: int | None, deadline: float) -> None:
-    """Wait until the operating system has no such thread any more: Python counts those when it forks (3.12+)."""
-    if native_id is None or sys.platform != "linux":
-        return
-    from posix import stat
-
-    while monotonic() < deadline:
-        try:
-            stat(f"/proc/self/task/{native_id}")
-        except OSError:
-            return
-        sleep(0.0002)
