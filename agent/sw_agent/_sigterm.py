@@ -15,6 +15,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import os
 from _thread import RLock, allocate_lock, get_native_id, start_new_thread
+from os import kill  # as it was before `_sent_to_itself`
 from time import monotonic
 
 from ._containment import contain
@@ -74,7 +75,7 @@ class Watch:
             if os.read(self._reading, 1) != self.END:
                 self._flush()
                 _unregister()  # without the lock: whoever holds it may be waiting for this thread
-                os.kill(os.getpid(), _signal.SIGTERM)
+                kill(os.getpid(), _signal.SIGTERM)
         except Exception as error:
             contain("waiting for SIGTERM", error)
         finally:
