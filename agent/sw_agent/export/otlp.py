@@ -37,9 +37,10 @@ class OtlpOutput:
     def __init__(self, config: Config, timeout: float, rest: Rest) -> None:
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
         self._timeout = timeout
+        self._protocol = config.protocol
         self._session: Session | None = None
         with quiet.without_thread_pool():
-            self._exporter = self._grpc() if config.protocol == "grpc" else self._http()
+            self._exporter = self._grpc() if self._protocol == "grpc" else self._http()
         self._rest = rest
         _keep_off_the_random_numbers_of_the_program()
         quiet.silence_libraries()
@@ -60,8 +61,9 @@ class OtlpOutput:
         return self._loss(spans, detail, interrupted and again)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._exporter.shutdown()
+        """Close the connection; not grpc's, which would stop its library, and a fork in the midst of that may hang."""
+        if self._protocol != "grpc":
+            self._exporter.shutdown()
 
     def _try(self, spans: Sequence[ReadableSpan]) -> tuple[str | None, bool]:
         """Send once; return why it failed, or None, and whether the same might succeed later."""
@@ -96,15 +98,23 @@ class OtlpOutput:
 
         from .otlp_session import Session
 
-        if not any(name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):  # that brings a session of its own
-            self._session = Session()
+        if any(name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):  # that brings a session of its own
+            return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout)
+        self._session = Session()
         return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout, session=self._session)
 
     def _grpc(self) -> SpanExporter:
-        with _grpc_that_survives_forks():
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        # A forked child makes one of its own, and keeps the inherited one from being destroyed.
+        made_for = os.getpid(), self._endpoint, self._timeout
+        if made_for not in _grpc_exporters:
+            with _grpc_that_survives_forks():
+                from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-            return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout)
+                _grpc_exporters[made_for] = OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout)
+        return _grpc_exporters[made_for]
+
+
+_grpc_exporters: dict[tuple[int, str, float], SpanExporter] = {}
 
 
 @contextmanager
