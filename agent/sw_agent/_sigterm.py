@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import os
-from _thread import RLock, allocate_lock, get_native_id, start_new_thread
+from _thread import RLock, allocate_lock, get_native_id
 from os import kill  # as it was before `_sent_to_itself`
 from time import monotonic
 
 from ._containment import contain
 from ._patching import Patch
-from ._threads import block_signals, name_thread, wait_for_end_of
+from ._threads import name_thread, start, wait_for_end_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Watch:
         self._running.acquire()
         self._native_id: int | None = None
         try:
-            start_new_thread(self._run, ())
+            start(self._run)
         except RuntimeError:  # the interpreter is ending
             self.close()
             raise
@@ -69,10 +69,10 @@ class Watch:
 
     def _run(self) -> None:
         try:
-            block_signals()
             self._native_id = get_native_id()
             name_thread(self._native_id, NAME)
             if os.read(self._reading, 1) != self.END:
+                self.caught = True
                 self._flush()
                 _unregister()  # without the lock: whoever holds it may be waiting for this thread
                 kill(os.getpid(), _signal.SIGTERM)
@@ -103,6 +103,9 @@ def catch(*, always: bool = False) -> None:
 def drop() -> None:
     """Let SIGTERM do what it does by default: there is nothing to send any more."""
     global _wanted
+    watch = _watch
+    if watch is not None and watch.caught:
+        return  # its thread waits for the one that calls, which must not wait for it
     if not _always:
         _wanted = False
         pause()

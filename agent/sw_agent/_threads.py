@@ -6,17 +6,33 @@ alone there, must not wait for the agent.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import sys
+from _thread import start_new_thread  # bound before anything, such as gevent or a plugin, can replace it
 from time import monotonic, sleep
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def block_signals() -> None:
-    """Block all signals in this thread: they are the program's."""
-    try:
-        from signal import SIG_BLOCK, pthread_sigmask, valid_signals
-    except ImportError:  # Windows has no signal masks, and delivers signals to the main thread
+
+def start(run: Callable[[], None]) -> None:
+    """Start a thread in which all signals are blocked from its very beginning: they are the program's.
+
+    A thread that only just begins would else take a signal which is on its way to the main thread, and `faulthandler`
+    does nothing for a thread that is not Python's yet.
+
+    Raises:
+        RuntimeError: the interpreter is ending.
+    """
+    if not hasattr(_signal, "pthread_sigmask"):  # Windows, which delivers signals to the main thread
+        start_new_thread(run, ())
         return
-    pthread_sigmask(SIG_BLOCK, valid_signals())
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    try:
+        start_new_thread(run, ())
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 
 def name_thread(native_id: int, name: str) -> None:

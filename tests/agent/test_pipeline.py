@@ -371,7 +371,7 @@ def test_without_a_thread_the_flush_sends_by_itself(output: Kept, monkeypatch: p
     def no_thread(*_: object) -> None:
         raise RuntimeError("can't start new thread at interpreter shutdown")
 
-    monkeypatch.setattr("sw_agent.export.worker.start_new_thread", no_thread)
+    monkeypatch.setattr("sw_agent.export.worker.start", no_thread)
     piped.spans("a")
     assert piped.pipeline.flush(FOREVER)
     assert (output.names, output.closed) == (["a"], 1)
@@ -382,12 +382,13 @@ def test_without_a_thread_the_flush_sends_by_itself(output: Kept, monkeypatch: p
 
 def test_a_paused_worker_has_sent_everything_and_is_gone(output: Kept) -> None:
     piped = Piped(output)
+    threads = os.listdir("/proc/self/task") if os.path.exists("/proc/self/task") else []
     for number in range(20):
         piped.spans(str(number))
         assert piped.pipeline.worker.pause(FOREVER)
         assert output.names == [str(n) for n in range(number + 1)]
-        if os.path.exists("/proc/self/task"):
-            assert len(os.listdir("/proc/self/task")) == 1
+        if threads:
+            assert set(os.listdir("/proc/self/task")) <= set(threads)
         piped.pipeline.worker.resume()
     assert output.closed == 20
 

@@ -1,18 +1,17 @@
 """The thread that sends: it exists only while there is something to send, and stands aside for a fork.
 
-A raw thread, not a `threading.Thread`: a program that joins all of `threading.enumerate()`, or waits until it is alone
-there, must not wait for the agent. It blocks all signals, which are the program's. What is taken from `_thread` was
-bound when the agent started, before anything (gevent's monkey patching, the agent's own plugins) could replace it.
+What is taken from `_thread` was bound when the agent started, before anything (gevent's monkey patching, the agent's
+own plugins) could replace it.
 """
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_native_id, start_new_thread
+from _thread import allocate_lock, get_native_id
 from time import monotonic
 
 from .. import _sigterm
 from .._containment import contain
-from .._threads import block_signals, name_thread, wait_for_end_of
+from .._threads import name_thread, start, wait_for_end_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Worker:
         self._settling = True
         _sigterm.catch()
         try:
-            start_new_thread(self._run, ())
+            start(self._run)
         except RuntimeError:
             _sigterm.drop()
             self._running.release()
@@ -147,7 +146,6 @@ class Worker:
     def _run(self) -> None:
         stopping = False
         try:
-            block_signals()
             self._native_id = get_native_id()
             name_thread(self._native_id, NAME)
             stopping = self._rounds()
