@@ -44,6 +44,7 @@ class Watch:
 
     def __init__(self, flush: Callable[[], None]) -> None:
         self._flush = flush
+        self.caught = False
         self._reading, self.writing = os.pipe()
         os.set_blocking(self.writing, False)
         self._running: LockType = allocate_lock()
