@@ -35,7 +35,7 @@ def read(path: str, settings: _Settings) -> None:
 
 def _text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # editors on Windows begin a file with a mark
             return file.read()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: this is no UTF-8: {error.reason} at byte {error.start}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _ids, _imports, _lifecycle
+from . import _ids, _imports, _lifecycle, carrier
 from ._containment import contain
 from ._patching import Patch
 
@@ -113,6 +113,7 @@ def _feed(provider: Any) -> None:
     if _lifecycle.pipeline is None or any(fed is provider for fed in _fed):
         return
     if not _fed:
+        carrier.prepare()
         _lifecycle.stand_aside_first()
     _fed.append(provider)
     provider.add_span_processor(_lifecycle.pipeline)

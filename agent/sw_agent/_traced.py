@@ -85,11 +85,18 @@ class Traced:
                 if name not in self._skip and name not in ("self", "cls"):
                     attributes[f"arg.{name}"] = _printable(value)
         for key, value in self._fields.items():
-            attributes[key] = value(*args, **kwargs) if callable(value) else value
+            try:
+                attributes[key] = value(*args, **kwargs) if callable(value) else value
+            except Exception as error:
+                contain(f"@trace of {self._name}: field {key!r}", error)
         return attributes
 
     def _all_links(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Link]:
-        links = self._links(*args, **kwargs) if callable(self._links) else self._links
+        try:
+            links = self._links(*args, **kwargs) if callable(self._links) else self._links
+        except Exception as error:
+            contain(f"@trace of {self._name}: links", error)
+            return []
         return [link for taken in links if (link := taken.link()) is not None]
 
 

@@ -79,6 +79,15 @@ def _w3c() -> TextMapPropagator:
     return _w3c_propagator
 
 
+def prepare() -> None:
+    """Import what a hop between processes needs, before there is one.
+
+    Imported with the first hop, in the thread of a pool, it would leave the children that are forked meanwhile with an
+    import lock that nobody there releases.
+    """
+    _w3c()
+
+
 def _configured() -> TextMapPropagator:
     try:
         from opentelemetry.propagate import get_global_textmap

@@ -52,6 +52,8 @@ def trace(
     def decorate(function: Any) -> Any:
         from ._traced import Traced
 
+        if isinstance(function, (staticmethod, classmethod)):
+            return type(function)(decorate(function.__func__))
         return Traced(function, _tracer, name, skip, fields, links).wrapper()
 
     return decorate if function is None else decorate(function)

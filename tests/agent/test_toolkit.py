@@ -304,7 +304,7 @@ def test_what_is_attached_inside_an_empty_snapshot_does_not_stay():
     assert baggage.get_baggage("left") is None
 
 
-def test_a_wrapped_callable_is_taken_for_the_one_it_wraps():
+def test_a_wrapped_callable_is_taken_for_the_one_it_wraps(spans: RecordedSpans):
     with tracer.start_as_current_span("submitter"):
         wrapped = sw_agent.capture().wrap(current_name)
     assert wrapped == current_name
@@ -341,7 +341,7 @@ def test_a_malformed_carrier_gives_an_empty_context(headers):
         assert not trace.get_current_span().get_span_context().is_valid
 
 
-def test_a_pickled_snapshot_is_the_same_context_and_knows_when_it_was_taken():
+def test_a_pickled_snapshot_is_the_same_context_and_knows_when_it_was_taken(spans: RecordedSpans):
     with tracer.start_as_current_span("submitter") as span:
         taken = sw_agent.capture()
     copy = pickle.loads(pickle.dumps(taken))
@@ -376,3 +376,24 @@ print(results)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[2, 1, 2, 3, 3, 6, 7, '', {}, False]"
     assert result.stderr == ""
+
+
+def test_methods_of_a_class_are_traced_in_either_order_of_the_decorators(spans: RecordedSpans):
+    class Shop:
+        @sw_agent.trace(name="above", skip=True)
+        @classmethod
+        def above(cls):
+            return cls.__name__
+
+        @classmethod
+        @sw_agent.trace(name="below", skip=True)
+        def below(cls):
+            return cls.__name__
+
+        @sw_agent.trace(name="static", skip=True)
+        @staticmethod
+        def static():
+            return "static"
+
+    assert (Shop.above(), Shop().below(), Shop().static()) == ("Shop", "Shop", "static")
+    assert spans.names == ["above", "below", "static"]

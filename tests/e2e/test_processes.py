@@ -407,3 +407,22 @@ if __name__ == "__main__":
     )
     files = ["functionpool.py"] * 2 + ["functionprocess.py"] * 2
     assert ran.stdout == f"True {files}\n"
+
+
+def test_pools_whose_workers_are_forked_at_the_same_time_do_not_wait_for_each_other(run: Run) -> None:
+    for _ in range(5):
+        ran = run(
+            """
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    with S("root"):
+        first = context.Pool(2)
+        results = first.map_async(work, range(4))
+        second = context.Pool(4)
+        print(len(second.map(work, range(8))), len(results.get()))
+        first.terminate()
+        second.terminate()
+""",
+            "fork",
+        )
+        assert ran.stdout == "8 4\n"
