@@ -7,16 +7,18 @@ one, or without that plugin, the function itself has to bring it. Nothing is don
 from __future__ import annotations
 
 import sys
+from functools import partial
 
-from sw_agent.plugin import ContextSnapshot, Plugin, is_installed
+from sw_agent.plugin import PROPAGATION, ContextSnapshot, Plugin, is_installed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Call = tuple[tuple[Any, ...], dict[str, Any]]
 
-plugin = Plugin("asyncio")
+plugin = Plugin("asyncio", options=PROPAGATION)
 
 
 @plugin.capture("asyncio.base_events:BaseEventLoop.run_in_executor")
@@ -30,7 +32,13 @@ def let_the_function_bring_its_context(
     executor, function, *rest = args
     if not callable(function) or _carries_context(executor or getattr(loop, "_default_executor", None)):
         return None
-    return (executor, snapshot.wrap(function), *rest), kwargs
+    wrapped = snapshot.wrap(function) if plugin.only_restores else partial(_run_as_hop, snapshot, function)
+    return (executor, wrapped, *rest), kwargs
+
+
+def _run_as_hop(snapshot: ContextSnapshot, function: Callable[..., Any], *args: Any) -> Any:
+    with plugin.resume(snapshot, function):
+        return function(*args)
 
 
 def _carries_context(executor: object) -> bool:

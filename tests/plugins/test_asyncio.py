@@ -143,3 +143,26 @@ def test_the_span_of_to_thread_is_named_after_its_function() -> None:
     with installed(futures.plugin, spans=True) as spans:
         asyncio.run(asyncio.to_thread(current_span))
     assert spans.names == ["current_span"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "parent"),
+    [({"spans": True}, "submitter"), ({"relation": "link"}, None), ({"spans": True, "relation": "none"}, None)],
+    ids=["spans", "link", "none"],
+)
+def test_work_on_a_foreign_executor_has_the_span_that_the_options_ask_for(settings: Any, parent: str | None) -> None:
+    plugin.uninstall()
+    with installed(plugin, **settings) as spans:
+        with span() as submitter:
+            found = asyncio.run(run(ForeignExecutor(), current_span))
+        work = spans.named("current_span")
+        assert found == ids(work)
+        assert spans.parent_of("current_span") == parent
+        links = [link.context.span_id for link in work.links]
+    assert links == ([submitter.get_span_context().span_id] if settings.get("relation") == "link" else [])
+
+
+def test_work_on_a_foreign_executor_is_nobodys_where_the_options_say_so() -> None:
+    plugin.uninstall()
+    with installed(plugin, relation="none"), span():
+        assert asyncio.run(run(ForeignExecutor(), current_span)) is None
