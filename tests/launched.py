@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sw_agent.export.store import StoredSpan, read_trace, read_traces
+from sw_agent.export.store import StoredSpan, StoreError, read_trace, read_traces
 
 SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
 PRELUDE = """\
@@ -73,9 +73,13 @@ class Launched:
         """Return all spans in the store."""
         if not os.path.exists(self.store):
             return []
-        return [
-            span for trace in read_traces(self.store, limit=10**6) for span in read_trace(self.store, trace.trace_id)
-        ]
+        try:
+            traces = read_traces(self.store, limit=10**6)
+        except StoreError as error:
+            if "is empty" in str(error):  # a process is just creating it
+                return []
+            raise
+        return [span for trace in traces for span in read_trace(self.store, trace.trace_id)]
 
     def names(self) -> list[str]:
         """Return the names of all spans in the store, sorted."""
