@@ -40,7 +40,7 @@ ENDS = {
     "sys.exit": ("import sys; sys.exit(3)", 3),
     "a message to exit with": ("raise SystemExit('no more')", 1),
     "an exception": ("raise ValueError('broken')", 1),
-    "Ctrl-C": ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", -2),
+    "Ctrl-C": ("import _thread; _thread.interrupt_main()", -2),
     "SIGTERM": ("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -15),
     "an exit function that ends a span": ("import atexit; atexit.register(lambda: tracer.start_span('19').end())", 0),
     "the end of a thread": (
