@@ -120,8 +120,12 @@ NOTHING = _Nothing(None)
 
 def mark_failed(span: Span, error: BaseException) -> None:
     """Give a span the status ERROR and the type of the exception; a cancellation or the end of a program is none."""
-    if not isinstance(error, Exception) or type(error).__name__ == "CancelledError":
-        return
+    if isinstance(error, Exception) and type(error).__name__ != "CancelledError":
+        describe_error(span, error)
+
+
+def describe_error(span: Span, error: BaseException) -> None:
+    """Give a span the status ERROR and the type of any exception."""
     from opentelemetry.trace import StatusCode
 
     kind = type(error)

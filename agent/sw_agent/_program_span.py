@@ -66,14 +66,9 @@ def end(error: BaseException | None = None) -> None:
         return
     error = error or getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # last_exc: since 3.12
     if error is not None:
-        from opentelemetry.trace import StatusCode
+        from ._hop import describe_error
 
-        kind = type(error)
-        span.set_attribute(
-            "error.type",
-            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
-        )
-        span.set_status(StatusCode.ERROR, f"{kind.__name__}: {error}")
+        describe_error(span, error)
     span.end()
 
 
