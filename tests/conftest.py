@@ -6,12 +6,15 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sw_agent import _containment, _log
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "plugins")]  # receivers.py; contract.py
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "plugins")]  # launched.py; contract.py
+
+from launched import Launch, Launched  # noqa: E402
 
 
 class _Collector(logging.Handler):
@@ -37,3 +40,17 @@ def agent_errors() -> Iterator[list[logging.LogRecord]]:
         _containment.failures.clear()
     messages = [_Collector.format(collector, record) for record in collector.records]
     assert not messages, "\n".join(messages)
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Start programs under the agent, in the test's folder; none is left running."""
+    launched: list[Launched] = []
+
+    def start(code: str, *options: str, **more: Any) -> Launched:
+        launched.append(Launched(tmp_path, code, *options, **more))
+        return launched[-1]
+
+    yield start
+    for each in launched:
+        each.close()

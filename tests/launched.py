@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sw_agent.export.store import StoredSpan, StoreError, read_trace, read_traces
 
+Launch = Callable[..., "Launched"]
 SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
 PRELUDE = """\
 from opentelemetry import trace
@@ -18,20 +20,25 @@ S = tracer.start_as_current_span
 """
 
 
+def own_environ(folder: Path, **more: str) -> dict[str, str]:
+    """Return this process's environment without what would configure Python or an agent, for a program in `folder`."""
+    foreign = ("SW_", "OTEL_", "PYTHON", "XDG_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PATH": path, "HOME": str(folder), **more}
+
+
 class Launched:
     """A program in a folder of its own, with its own local store; every variable of the environment is given here."""
 
     def __init__(self, folder: Path, code: str, *options: str, prelude: str = PRELUDE, **environ: str) -> None:
         self.store = str(folder / "traces.db")
         (folder / "app.py").write_text(prelude + code)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
         self.process = subprocess.Popen(
             [SW_PYTHON, "run", *options, "--", "python", "-u", "app.py"],
             cwd=folder,
             env={
-                **kept,
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "HOME": str(folder),
+                **own_environ(folder),
                 "PYTHONFAULTHANDLER": "1",
                 "SW_EXPORT_TO": "local",
                 "SW_EXPORT_PATH": self.store,

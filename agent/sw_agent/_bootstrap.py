@@ -59,9 +59,9 @@ def is_running() -> bool:
 
 def _is_left_alone(argv: Sequence[str]) -> bool:
     """Return whether the process does no work of the program's: `sw-python` itself, multiprocessing's bookkeeper."""
-    target = list(_command.python_target(argv))[:2]
-    if target[:1] == ["-c"]:
-        return target[-1].startswith("from multiprocessing.resource_tracker import ")
+    if _command.module_of_multiprocessing(argv) == "resource_tracker":
+        return True
+    target = list(_command.python_target(argv))[:1]
     return bool(target) and os.path.basename(target[0]) in ("sw-python", "sw-python.exe")
 
 

@@ -56,6 +56,15 @@ def python_target(argv: Sequence[str]) -> Sequence[str]:
     return ()
 
 
+def module_of_multiprocessing(argv: Sequence[str]) -> str:
+    """Return which of its modules `multiprocessing` has started this Python with: "spawn", "forkserver", …; else ""."""
+    target = list(python_target(argv))[:2]
+    beginning = "from multiprocessing."
+    if target[:1] == ["-c"] and target[-1].startswith(beginning):
+        return target[-1][len(beginning) :].partition(" ")[0]
+    return ""
+
+
 def is_python(command: str) -> bool:
     """Return whether a command is a Python interpreter, by its name."""
     name = os.path.basename(command).lower()

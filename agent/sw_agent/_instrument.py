@@ -28,7 +28,7 @@ class Steps:
         """Call `function`, which runs the code up to its next yield, in the code's context."""
         if self._context is None:
             return function(*args, **kwargs)
-        with snapshot.Restored(self._context):
+        with snapshot.Entry(self._context):
             try:
                 return function(*args, **kwargs)
             finally:

@@ -116,17 +116,22 @@ def _function_of(attribute: Any) -> Any:
     return attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
 
 
-def _before(target: str, original: Function, interceptor: Before, bound: bool) -> Function:
+def arguments_from(
+    interceptor: Function, is_method: bool, args: tuple[Any, ...], kwargs: dict[str, Any], *first: object
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Call an interceptor before the original, `first` being what it gets first; return what the original shall get."""
+    if not is_method:
+        return interceptor(*first, None, args, kwargs) or (args, kwargs)
+    if not args:  # called on the class without an instance: the library raises its own TypeError
+        return args, kwargs
+    changed = interceptor(*first, args[0], args[1:], kwargs)
+    return ((args[0], *changed[0]), changed[1]) if changed else (args, kwargs)
+
+
+def _before(target: str, original: Function, interceptor: Before, is_method: bool) -> Function:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            if not bound:
-                changed = interceptor(None, args, kwargs)
-                if changed is not None:
-                    args, kwargs = changed
-            elif args:
-                changed = interceptor(args[0], args[1:], kwargs)
-                if changed is not None:
-                    args, kwargs = (args[0], *changed[0]), changed[1]
+            args, kwargs = arguments_from(interceptor, is_method, args, kwargs)
         except Exception as error:
             contain(target, error)
         try:
@@ -143,16 +148,16 @@ def _before(target: str, original: Function, interceptor: Before, bound: bool) -
     return wrapper
 
 
-def _around(target: str, original: Function, interceptor: Around, bound: bool) -> Function:
+def _around(target: str, original: Function, interceptor: Around, is_method: bool) -> Function:
     if getattr(getattr(original, "__code__", None), "co_flags", 0) & _COROUTINE:
-        return _around_coroutine(target, original, interceptor, bound)
+        return _around_coroutine(target, original, interceptor, is_method)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if bound and not args:
+        if is_method and not args:
             return original(**kwargs)  # called on the class without an instance: the library's own TypeError
-        call = _Call(original, args[:1] if bound else ())
+        call = _Call(original, args[:1] if is_method else ())
         try:
-            return interceptor(call, args[0] if bound else None, args[1:] if bound else args, kwargs)
+            return interceptor(call, args[0] if is_method else None, args[1:] if is_method else args, kwargs)
         except BaseException as error:
             if error is call.error:
                 error.__traceback__ = call.traceback
@@ -170,13 +175,13 @@ def _around(target: str, original: Function, interceptor: Around, bound: bool) -
     return wrapper
 
 
-def _around_coroutine(target: str, original: Function, interceptor: Around, bound: bool) -> Function:
+def _around_coroutine(target: str, original: Function, interceptor: Around, is_method: bool) -> Function:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if bound and not args:
+        if is_method and not args:
             return await original(**kwargs)
-        call = _AwaitedCall(original, args[:1] if bound else ())
+        call = _AwaitedCall(original, args[:1] if is_method else ())
         try:
-            return await interceptor(call, args[0] if bound else None, args[1:] if bound else args, kwargs)
+            return await interceptor(call, args[0] if is_method else None, args[1:] if is_method else args, kwargs)
         except BaseException as error:
             if error is call.error:
                 error.__traceback__ = call.traceback

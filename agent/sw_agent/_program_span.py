@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _lifecycle, _sigterm
+from . import _command, _lifecycle, _sigterm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ _span: Span | None = None
 def start(config: Config) -> None:
     """Start the span, child of the one in TRACEPARENT if there is one, and make it current for the main thread."""
     global _span
-    if _span is not None or _hosted_by_multiprocessing(sys.orig_argv):
-        return
+    if _span is not None or _command.module_of_multiprocessing(sys.orig_argv):
+        return  # in a spawned worker or a fork server the context comes with the work
     from opentelemetry.trace import set_span_in_context
 
     from ._provider import get_tracer
@@ -70,13 +70,6 @@ def end(error: BaseException | None = None) -> None:
 
         describe_error(span, error)
     span.end()
-
-
-def _hosted_by_multiprocessing(command_line: list[str]) -> bool:
-    """Say whether this is a spawned worker, a fork server or a resource tracker: its context comes with its work."""
-    return "--multiprocessing-fork" in command_line or any(
-        argument.startswith("from multiprocessing.") for argument in command_line
-    )
 
 
 def _forget() -> None:

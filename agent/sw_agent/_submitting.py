@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import snapshot
 from ._containment import contain, hide_frame
+from ._patching import arguments_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,16 +29,8 @@ def capturing(plugin: Plugin, target: str, original: Function, interceptor: Func
         if ((current is not None and current.get()) or plugin.captures_always) and not stopped:
             try:
                 captured = snapshot.capture() if plugin.only_restores else plugin.captured()
-                if captured is None:
-                    pass
-                elif not is_method:
-                    changed = interceptor(captured, None, args, kwargs)
-                    if changed is not None:
-                        args, kwargs = changed
-                elif args:
-                    changed = interceptor(captured, args[0], args[1:], kwargs)
-                    if changed is not None:
-                        args, kwargs = (args[0], *changed[0]), changed[1]
+                if captured is not None:
+                    args, kwargs = arguments_from(interceptor, is_method, args, kwargs, captured)
             except Exception as error:
                 contain(target, error)
         try:

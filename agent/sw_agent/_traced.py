@@ -131,12 +131,16 @@ _WRAPPERS: set[CodeType] = set()
 
 
 def _wrappers_passed(traceback: TracebackType | None) -> int:
-    """Count the traced functions an exception has left: the first of them has recorded it."""
-    passed = 0
+    """Count the traced functions an exception has left: the first of them has recorded it.
+
+    An exception that was thrown into a generator has its frame twice: where it came in, and where it went on.
+    """
+    passed = set()
     while traceback is not None:
-        passed += traceback.tb_frame.f_code in _WRAPPERS
+        if traceback.tb_frame.f_code in _WRAPPERS:
+            passed.add(traceback.tb_frame)
         traceback = traceback.tb_next
-    return passed
+    return len(passed)
 
 
 def _function(traced: Traced, function: Callable[..., Any]) -> Any:

@@ -11,7 +11,7 @@ nothing put around the task's function. In the worker the queues are the places 
 from __future__ import annotations
 
 from sw_agent.carrier import pack, unpack
-from sw_agent.plugin import EMPTY, PROPAGATION, Inbox, Option, Outbox, Plugin, child_ending
+from sw_agent.plugin import EMPTY, PROPAGATION, DottedNames, Inbox, Option, Outbox, Plugin, child_ending
 from sw_agent.snapshot import ContextSnapshot, capture
 
 TYPE_CHECKING = False
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     Packed = tuple[dict[str, str], int]
 
 # Dotted names of modules, of process classes, and of the functions that processes are started with.
-DETACHED = (
+DETACHED = DottedNames(
     "concurrent.futures.process._process_worker",
     "multiprocessing.managers.BaseManager._run_server",
     "multiprocessing.pool.worker",
 )
+POOL_WORKER = DottedNames("multiprocessing.pool.worker")
+CHUNK = DottedNames("multiprocessing.pool.mapstar", "multiprocessing.pool.starmapstar")
 SENT_AHEAD = "sw_agent"  # the key of the snapshot among the preparation data
 
 plugin = Plugin(
@@ -70,9 +72,9 @@ def run_in_context_of_starter(
     try:
         snapshot = _sent_ahead.pop() if _sent_ahead else capture()  # what a forked child has inherited
         target = getattr(process, "_target", None)
-        if _dotted_name(target) == "multiprocessing.pool.worker":
+        if target in POOL_WORKER:
             process._args = _with_context_at_the_queues(process._args)
-        if any(_is_detached(named) for named in (target, *type(process).__mro__)):
+        if _is_detached(target, type(process)):
             with EMPTY.restore():
                 return wrapped(*args, **kwargs)
         with plugin.resume(snapshot, type(process) if target is None else target) as hop:
@@ -84,14 +86,9 @@ def run_in_context_of_starter(
         child_ending()
 
 
-def _is_detached(named: object) -> bool:
-    return f"{_dotted_name(named)}.".startswith(
-        tuple(f"{listed}." for listed in (*DETACHED, *plugin.settings["detached"]))
-    )
-
-
-def _dotted_name(named: object) -> str:
-    return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', '')}"
+def _is_detached(target: object, process_class: type) -> bool:
+    more = DottedNames(*plugin.settings["detached"])
+    return any(name in DETACHED or name in more for name in (target, *process_class.__mro__))
 
 
 def _mark_exit(span: Any, exit_code: int) -> None:
@@ -206,8 +203,7 @@ def _snapshot_of(task: tuple[Any, ...]) -> ContextSnapshot | None:
 
 def _function_of(task: tuple[Any, ...]) -> object:
     _job, _index, function, args, _kwargs = task
-    is_chunk = _dotted_name(function) in ("multiprocessing.pool.mapstar", "multiprocessing.pool.starmapstar")
-    return args[0][0] if is_chunk else function
+    return args[0][0] if function in CHUNK else function
 
 
 def _error_of(result: tuple[Any, ...]) -> BaseException | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from launched import SW_PYTHON, own_environ
 from sw_agent import _bootstrap
 
-SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
 PLUGIN = """
 from sw_agent.plugin import Option, Plugin
 plugin = Plugin("mine", options=[Option("greeting", "hello", "what it says")], requires="mylib>=2,<3")
@@ -43,11 +41,10 @@ class Site:
         self.distribution("theplugin", "1.0", f"[console_scripts]\nx = y:z\n\n[sw_agent.plugins]\n{entry}\n")
 
     def run(self, *options: str, program: str = PROGRAM, **variables: str) -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
-        home = {"HOME": str(self.folder), "PYTHONPATH": str(self.folder), "SW_EXPORT_TO": "none"}
+        environ = own_environ(self.folder, PYTHONPATH=str(self.folder), SW_EXPORT_TO="none")
         return subprocess.run(
             [SW_PYTHON, "run", *options, "-c", program],
-            env={**kept, **home, **variables},
+            env={**environ, **variables},
             cwd=self.folder,
             capture_output=True,
             text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pty
@@ -16,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, set_span_in_context
 
-from sw_agent.cli import show
+from sw_agent.cli import main, show
 from sw_agent.export.store import Store
 
 MS = 1_000_000
@@ -48,9 +47,7 @@ def path(tmp_path):
 
 
 def run(*arguments):
-    parser = argparse.ArgumentParser()
-    show.add_arguments(parser)
-    return show.run(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["show", *map(str, arguments)])
 
 
 def as_a_process(*arguments, **options):

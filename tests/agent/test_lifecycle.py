@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from launched import Launched
+from launched import Launch, Launched
 from receivers import Received, grpc_collector, http_collector, nobody, silent_collector
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-Launch = Callable[..., Launched]
 
 FORK = """
 import os, sys
@@ -28,19 +24,6 @@ def fork(work):
     status = os.waitpid(pid, 0)[1]
     assert status == 0, status
 """
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
-    launched: list[Launched] = []
-
-    def start(code: str, *options: str, **more: Any) -> Launched:
-        launched.append(Launched(tmp_path, code, *options, **more))
-        return launched[-1]
-
-    yield start
-    for each in launched:
-        each.close()
 
 
 # A fork

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
-from launched import Launched
+from launched import Launch
 from sw_agent import _ids, snapshot
 from sw_agent._patching import Patch
 from sw_agent._sampling import TraceSampler, link_to_stale_parent
-
-Launch = Callable[..., Launched]
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
-    launched: list[Launched] = []
-
-    def start(code: str, *options: str, **more: Any) -> Launched:
-        launched.append(Launched(tmp_path, code, *options, **more))
-        return launched[-1]
-
-    yield start
-    for each in launched:
-        each.close()
-
 
 # An SDK pipeline of the program's own, that prints the name and the resource of what it gets
 OWN_PIPELINE = """

@@ -258,6 +258,22 @@ def test_exceptions_thrown_into_an_async_generator_arrive_there(spans: RecordedS
     assert not spans.named("echo").events
 
 
+def test_an_exception_thrown_into_an_async_generator_that_leaves_it_is_recorded_once(spans: RecordedSpans):
+    @sw_agent.trace(name="echo")
+    async def echo():
+        yield 1
+
+    async def main():
+        steps = echo()
+        await steps.asend(None)
+        with pytest.raises(KeyError):
+            await steps.athrow(KeyError("x"))
+
+    asyncio.run(main())
+    assert [event.name for event in spans.named("echo").events] == ["exception"]
+    assert not spans.named("echo").status.is_ok
+
+
 def test_a_coroutine_stepped_by_hand_leaves_nothing_in_its_driver(spans: RecordedSpans):
     class Pause:
         def __await__(self):

@@ -12,18 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from launched import SW_PYTHON, own_environ
 from sw_agent.cli import COMMANDS
 
-SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
 READING = ("config", "plugins", "doctor", "traces", "show")
 
 
 @pytest.fixture
 def environ(tmp_path):
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON", "XDG_"))
-    }
-    return {**kept, "HOME": str(tmp_path), "COLUMNS": "200"}
+    return own_environ(tmp_path, COLUMNS="200")
 
 
 @pytest.fixture
@@ -128,6 +125,36 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path, environ, arguments, unbuf
 
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["traces"], ["plugins"], ["config"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    ("redirection", "said"), [(">&-", "stdout is closed"), (">/dev/full", "No space left on device")]
+)
+def test_output_that_cannot_be_written_is_said_in_one_line(tmp_path, environ, arguments, redirection, said):
+    command = f'exec "$@" {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", SW_PYTHON, *arguments],
+        env=environ,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_a_picture_that_cannot_be_printed_changes_no_exit_status(tmp_path, environ, redirection):
+    command = f'exec "$@" 2{redirection}'
+    program = ["run", "--show", "--program-span", "-c", "raise SystemExit(7)"]
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", SW_PYTHON, *program], env=environ, cwd=tmp_path, timeout=60, check=False
+    )
+    assert done.returncode == 7
 
 
 # sw-python config

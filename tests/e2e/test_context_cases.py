@@ -1,13 +1,11 @@
 """Small whole programs under `sw-python run`: what each prints says whose context its work ran in."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
+from launched import SW_PYTHON, own_environ
 
 PRELUDE = """
 import sys
@@ -264,11 +262,6 @@ print(first, second, ThreadPoolExecutor(1).submit(lambda: threading.current_thre
 }
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
-    return kept | {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_the_work_runs_in_the_right_context(name: str, tmp_path: Path):
     expected, program = CASES[name]
@@ -276,7 +269,7 @@ def test_the_work_runs_in_the_right_context(name: str, tmp_path: Path):
     script.write_text(PRELUDE + program)
     done = subprocess.run(
         [SW_PYTHON, "run", str(script)],
-        env=environment(tmp_path),
+        env=own_environ(tmp_path),
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from launched import SW_PYTHON, own_environ
 from sw_agent import _config_schema
 from sw_agent.cli.run import bootstrap_folder
 from sw_agent.export.store import read_trace, read_traces
 
 BIN = Path(sys.executable).parent
-SW_PYTHON = str(BIN / "sw-python")
 WHO_AM_I = """
 import json, os, sys
 print(json.dumps({"argv": sys.argv, "path": sys.path, "file": __file__, "name": __name__,
@@ -35,11 +35,7 @@ ONE_SPAN = "from opentelemetry import trace; trace.get_tracer('t').start_span('w
 
 @pytest.fixture
 def environ(tmp_path):
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON", "XDG_"))
-    }
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**kept, "HOME": str(tmp_path), "PATH": path, "SW_EXPORT_PATH": str(tmp_path / "traces.db")}
+    return own_environ(tmp_path, SW_EXPORT_PATH=str(tmp_path / "traces.db"))
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from launched import SW_PYTHON, own_environ
 from sw_agent.export.store import StoredSpan, read_trace, read_traces
-
-SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
 
 PRELUDE = """
 import multiprocessing, os, signal, sys, threading, time
@@ -70,13 +69,12 @@ Run = Callable[..., Ran]
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Return a function that runs a program, which must end as told, and reads its spans."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
 
     def run_program(program: str, *arguments: str, status: int = 0, agent: bool = True, **variables: str) -> Ran:
         file, store = tmp_path / "program.py", tmp_path / "traces.db"
         store.unlink(missing_ok=True)
         file.write_text(PRELUDE + program)
-        environ = kept | {"HOME": str(tmp_path), "SW_EXPORT_TO": "local", "SW_EXPORT_PATH": str(store)} | variables
+        environ = own_environ(tmp_path, SW_EXPORT_TO="local", SW_EXPORT_PATH=str(store)) | variables
         command = [*([SW_PYTHON, "run"] if agent else []), sys.executable, str(file), *arguments]
         done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=100)
         assert done.returncode == status, done.stderr

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from launched import SW_PYTHON, own_environ
 from sw_agent.export.store import read_trace, read_traces
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "quickstart" / "report.py"
-SW_PYTHON = Path(sys.executable).with_name("sw-python")
 
 
 def test_the_quickstart_is_one_trace_through_threads_tasks_and_processes(tmp_path):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
-    environ = {
-        **kept,
-        "SW_EXPORT_PATH": str(tmp_path / "traces.db"),
-        "HOME": str(tmp_path),
-        "PYTHONIOENCODING": "utf-8",
-    }
+    environ = own_environ(tmp_path, SW_EXPORT_PATH=str(tmp_path / "traces.db"), PYTHONIOENCODING="utf-8")
     options = {
         "env": environ,
         "cwd": tmp_path,

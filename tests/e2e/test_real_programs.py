@@ -1,6 +1,5 @@
 """Programs that nobody here wrote: under the agent they print, return and do what they do without it."""
 
-import os
 import re
 import shutil
 import signal
@@ -12,22 +11,15 @@ from pathlib import Path
 import pytest
 import toolz
 
+from launched import SW_PYTHON, own_environ
 from sw_agent.export.store import read_trace, read_traces
-
-SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
 
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     home = tmp_path / "home"
     home.mkdir()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
-    return kept | {
-        "HOME": str(home),
-        "XDG_STATE_HOME": str(home),
-        "BLACK_CACHE_DIR": str(home),
-        "PYLINTHOME": str(home),
-    }
+    return own_environ(home, BLACK_CACHE_DIR=str(home), PYLINTHOME=str(home))
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from launched import SW_PYTHON, own_environ
 from sw_agent.export.store import StoredSpan, read_trace, read_traces
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
-SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
 PROGRAM = """
 import tinyqueue
 from opentelemetry import trace
@@ -63,9 +63,8 @@ def installed_example(tmp_path_factory) -> Path:
 class Environment:
     def __init__(self, packages: Path, folder: Path) -> None:
         self.folder = folder
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_", "PYTHON"))}
-        self.environ = {**kept, "HOME": str(folder), "XDG_STATE_HOME": str(folder), "PYTHONPATH": str(packages)}
-        self.store = self.environ["SW_EXPORT_PATH"] = str(folder / "traces.db")
+        self.store = str(folder / "traces.db")
+        self.environ = own_environ(folder, PYTHONPATH=str(packages), SW_EXPORT_PATH=self.store)
 
     def sw_python(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

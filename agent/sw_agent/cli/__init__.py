@@ -1,7 +1,8 @@
 """The command `sw-python`: one module a command, imported when that command is called.
 
 `run` is launched with every program: it parses its own few options, to start within a few milliseconds. Each of the
-others has `add_arguments(parser)` and `run(options) -> int`, the exit status.
+others has `add_arguments(parser)` and `run(options) -> int`, the exit status: 0 where it did what it was asked for. A
+store that cannot be read is 1, a wrong configuration or wrong usage 2, for all of them alike.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
     from argparse import ArgumentParser
     from importlib import import_module
 
+    from .._config import ConfigError
+    from ..export.stored import StoreError
+
     module = import_module(f"{__name__}.{command}")
     parser = ArgumentParser(prog=f"sw-python {command}", description=COMMANDS[command])
     module.add_arguments(parser)
@@ -72,7 +76,11 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
         options = parser.parse_args(rest)
     except SystemExit as end:  # after --help, or for an argument that is wrong
         return int(end.code or 0)
-    return int(module.run(options))
+    try:
+        return int(module.run(options))
+    except (ConfigError, StoreError) as error:
+        sys.stderr.write(f"sw-python: {error}\n")
+        return 2 if isinstance(error, ConfigError) else 1
 
 
 def _unknown(command: str) -> str:

@@ -32,7 +32,6 @@ def run_and_show(path: str, command: list[str], environ: dict[str, str], config:
 
     with redirect_stdout(sys.stderr):
         print_run(config.path, run)
-    sys.stderr.flush()
     return _end_as(os.waitstatus_to_exitcode(status))
 
 

@@ -41,14 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the list; the status is 2 for a configuration that is wrong."""
+    """Print the list."""
     environ, said_as = environment(options)
     entries = _discovery.find_plugins()
-    try:
-        config = _config.load(environ, entries, said_as=said_as)
-    except _config.ConfigError as error:
-        sys.stderr.write(f"sw-python: {error}\n")
-        return 2
+    config = _config.load(environ, entries, said_as=said_as)
     states = [state_of(entry, config) for entry in entries.values()]
     if options.json:
         import json

@@ -44,21 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the trace; the status is 1 where there is none such, 2 for a configuration that is wrong."""
-    from .._config import ConfigError
+    """Print the trace."""
     from ..export.store import StoreError, read_trace
 
-    try:
-        path = store_path(options)
-        if not holds_something(path):
-            raise StoreError(f"no traces yet in {path}\n{HOW_TO_GET_ONE}")
-        spans = read_trace(path, options.trace)
-    except ConfigError as error:
-        print(f"sw-python: {error}", file=sys.stderr)
-        return 2
-    except StoreError as error:
-        print(f"sw-python: {error}", file=sys.stderr)
-        return 1
+    path = store_path(options)
+    if not holds_something(path):
+        raise StoreError(f"no traces yet in {path}\n{HOW_TO_GET_ONE}")
+    spans = read_trace(path, options.trace)
     if options.json:
         import json
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from argparse import ArgumentTypeError
 from datetime import datetime
@@ -55,29 +54,21 @@ def add_path_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the list; the status is 1 for a store that cannot be read, 2 for a configuration that is wrong."""
-    from .._config import ConfigError
-    from ..export.store import StoreError, read_traces
+    """Print the list."""
+    from ..export.store import read_traces
 
-    try:
-        path = store_path(options)
-        summaries = []
-        if holds_something(path):
-            summaries = read_traces(
-                path,
-                limit=options.limit,
-                service=options.service,
-                name=options.name,
-                min_duration_ms=options.min_duration,
-                errors_only=options.errors,
-                since_ns=options.since,
-            )
-    except ConfigError as error:
-        print(f"sw-python: {error}", file=sys.stderr)
-        return 2
-    except StoreError as error:
-        print(f"sw-python: {error}", file=sys.stderr)
-        return 1
+    path = store_path(options)
+    summaries = []
+    if holds_something(path):
+        summaries = read_traces(
+            path,
+            limit=options.limit,
+            service=options.service,
+            name=options.name,
+            min_duration_ms=options.min_duration,
+            errors_only=options.errors,
+            since_ns=options.since,
+        )
     if options.json:
         import json
 

@@ -41,12 +41,21 @@ def show(*renderables: RenderableType) -> None:
 def until_closed(command: Callable[[], int]) -> int:
     """Run a command that prints, and return its status; that the reader closes the pipe early is no error.
 
-    What is left in stdout's buffer would raise once more at exit: it goes to nowhere.
+    Where nothing can be written, on a full disk or to a stdout that is closed, that is said, and the status is 1.
     """
+    if sys.stdout is None:
+        return _cannot_print("stdout is closed")
     try:
         status = command()
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        # What is left in stdout's buffer would raise once more at exit: it goes to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if isinstance(error, BrokenPipeError) else _cannot_print(str(error))
     return status
+
+
+def _cannot_print(why: str) -> int:
+    if sys.stderr is not None:
+        sys.stderr.write(f"sw-python: {why}\n")
+    return 1
