@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from sw_agent import _containment, _log
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "plugins")]  # launched.py; contract.py
 
 from launched import Launch, Launched  # noqa: E402
+
+# A shell lets what it runs in the background ignore Ctrl-C, and so would all programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Collector(logging.Handler):

@@ -18,17 +18,19 @@ from __future__ import annotations
 
 from . import _imports
 from ._containment import contain
-from ._hop import NOTHING, Hop, SpanHop, function_name
+from ._hop import NOTHING, Hop, SpanHop, describe_error, function_name, mark_failed
 from ._patching import Patch, TargetNotFoundError
 from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
-from .snapshot import EMPTY, ContextSnapshot, capture, capture_if_active, current_context
+from .snapshot import EMPTY, ContextSnapshot, Entry, capture, capture_if_active, current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
     from typing import Any, TypeVar
+
+    from opentelemetry.trace import Tracer
 
     from ._patching import Kind
 
@@ -42,6 +44,7 @@ __all__ = [
     "SPANS",
     "ContextSnapshot",
     "DottedNames",
+    "Entry",
     "Hop",
     "Inbox",
     "Option",
@@ -49,7 +52,9 @@ __all__ = [
     "Plugin",
     "capture_if_active",
     "child_ending",
+    "describe_error",
     "is_installed",
+    "mark_failed",
     "service_name",
 ]
 
@@ -206,6 +211,13 @@ class Plugin:
         if self.captures_always:
             return capture()
         return None if self._captures_never else capture_if_active()
+
+    @property
+    def tracer(self) -> Tracer:
+        """The tracer for the plugin's own spans, of whichever provider is the global one now."""
+        from ._provider import get_tracer
+
+        return get_tracer(f"sw_agent.{self.name}")
 
     def _module_arrived(self, module: ModuleType) -> None:
         for patch in self.patches:
