@@ -28,7 +28,6 @@ DETACHED = DottedNames(
     "multiprocessing.managers.BaseManager._run_server",
     "multiprocessing.pool.worker",
 )
-POOL_WORKER = DottedNames("multiprocessing.pool.worker")
 CHUNK = DottedNames("multiprocessing.pool.mapstar", "multiprocessing.pool.starmapstar")
 SENT_AHEAD = "sw_agent"  # the key of the snapshot among the preparation data
 
@@ -72,8 +71,6 @@ def run_in_context_of_starter(
     try:
         snapshot = _sent_ahead.pop() if _sent_ahead else capture()  # what a forked child has inherited
         target = getattr(process, "_target", None)
-        if target in POOL_WORKER:
-            process._args = _with_context_at_the_queues(process._args)
         if _is_detached(target, type(process)):
             with EMPTY.restore():
                 return wrapped(*args, **kwargs)
@@ -185,16 +182,12 @@ def call_back_in_context_of_submitter(
 # The worker of a pool
 
 
-@plugin.before("multiprocessing.pool:ThreadPool.Process")
-def prepare_thread(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """Give a worker thread queues of its own around the pool's."""
-    return args, {**kwargs, "args": _with_context_at_the_queues(kwargs["args"])}
-
-
-def _with_context_at_the_queues(args: tuple[Any, ...]) -> tuple[Any, ...]:
+@plugin.before("multiprocessing.pool:worker")
+def begin_and_end_at_the_queues(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Put an inbox and an outbox in the place of a worker's queues, in a process and in a thread alike."""
     tasks, results, *rest = args
     inbox = Inbox(tasks, plugin, _snapshot_of, _function_of)
-    return (inbox, Outbox(results, inbox, _error_of), *rest)
+    return (inbox, Outbox(results, inbox, _error_of), *rest), kwargs
 
 
 def _snapshot_of(task: tuple[Any, ...]) -> ContextSnapshot | None:

@@ -71,6 +71,8 @@ class InContext(partial):  # type: ignore[type-arg]  # it has no parameters at r
 @plugin.capture("_thread:start_new_thread")
 @plugin.capture("_thread:start_new", optional=True)
 @plugin.capture("_thread:start_joinable_thread", optional=True)
+@plugin.capture("gevent.thread:start_new_thread", optional=True)
+@plugin.capture("gevent.thread:start_joinable_thread", optional=True)
 def start_in_context_of_starter(
     snapshot: ContextSnapshot, _: None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Call | None:

@@ -239,6 +239,26 @@ pool.submit(leak).result()
 print(pool.submit(cur).result())
 """,
     ),
+    "threads_that_gevent_makes_greenlets_of": (
+        "a a a; b b b; None None None",
+        """
+from gevent import monkey; monkey.patch_all()
+import _thread, threading
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
+pool = ThreadPoolExecutor(1)
+def seen():
+    answers = Queue()
+    ask = lambda: answers.put(cur())
+    threading.Thread(target=ask).start()
+    thread = answers.get()
+    _thread.start_new_thread(ask, ())
+    return f"{thread} {answers.get()} {pool.submit(cur).result()}"
+with S("a"): a = seen()
+with S("b"): b = seen()
+print(a, b, seen(), sep="; ")
+""",
+    ),
     "random_numbers_are_the_programs_own": (
         "[3, 1, 4, 1, 5] 0.6394267984578837",
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import multiprocessing.dummy
 import os
 import pickle
 import threading
@@ -94,6 +95,22 @@ def waiting(pool: Any, count: int = 1) -> Iterator[Any]:
         go_on.set()
         for result in results:
             result.wait(60)
+
+
+class PoolOfItsOwn(ThreadPool):
+    @staticmethod
+    def Process(_context: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  it is the library's name
+        return multiprocessing.dummy.Process(*args, **kwargs)
+
+
+@pytest.mark.usefixtures("both_plugins")
+def test_a_pool_that_makes_its_workers_itself_keeps_the_callers_context() -> None:
+    with PoolOfItsOwn(1) as pool:
+        with span() as first:
+            assert pool.apply(contract.current_span) == ids(first)
+        with span() as second:
+            assert pool.apply(contract.current_span) == ids(second)
+        assert pool.apply(contract.current_span) is None
 
 
 @pytest.mark.parametrize("way", ["apply_async", "map_async", "map of nothing", "imap"])
