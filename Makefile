@@ -5,10 +5,11 @@ VENV = .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo demo-shop test lint format bench clean
 
 help:
 	@echo "make demo        run examples/quickstart under the agent and show its trace"
+	@echo "make demo-shop   run examples/shop, two aiohttp services and a Celery worker, and show one trace through all"
 	@echo "make test        run all tests with $(PYTHON)"
 	@echo "make test-3.12   run all tests with another Python (3.10 to 3.13), if it is installed"
 	@echo "make lint        ruff and mypy"
@@ -18,6 +19,10 @@ help:
 
 demo: $(VENV)/.installed
 	@$(BIN)/sw-python run --show --service quickstart examples/quickstart/report.py 2>&1
+
+demo-shop: $(VENV)/.installed-shop
+	@$(BIN)/sw-python run --to local examples/shop/shop.py
+	@$(BIN)/sw-python show last
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -50,6 +55,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	@echo "installing into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@$(BIN)/python -m compileall -q agent plugins sitecustomize
+	@touch $@
+
+$(VENV)/.installed-shop: $(VENV)/.installed examples/shop/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement examples/shop/requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
