@@ -5,13 +5,14 @@ VENV = .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo demo-shop test lint format bench clean
+.PHONY: help demo demo-shop test compat lint format bench clean
 
 help:
 	@echo "make demo        run examples/quickstart under the agent and show its trace"
 	@echo "make demo-shop   run examples/shop, two aiohttp services and a Celery worker, and show one trace through all"
 	@echo "make test        run all tests with $(PYTHON)"
 	@echo "make test-3.12   run all tests with another Python (3.10 to 3.13), if it is installed"
+	@echo "make compat      run public test suites plain and under the agent, and compare them"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff format the code"
 	@echo "make bench       measure what the agent costs"
@@ -27,9 +28,14 @@ demo-shop: $(VENV)/.installed-shop
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# Another interpreter: python3.12 of the PATH if it runs, else pyenv's.
+# Another interpreter: python3.12 of the PATH if it runs, else pyenv's. On 3.10, with the oldest versions supported.
+test-3.10: export PIP_CONSTRAINT = $(CURDIR)/tests/oldest.txt
 test-%:
 	@python=$$(sh .ci/find-python $*) && $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$*
+
+SUITES ?=
+compat: $(VENV)/.installed
+	$(BIN)/python compat/run.py $(SUITES)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -44,7 +50,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf .venv .venv-3.*
+	rm -rf .venv .venv-3.* .compat
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

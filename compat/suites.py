@@ -1,0 +1,42 @@
+"""Which public test suites are run under the agent, and what each of them needs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Suite(NamedTuple):
+    """The tests that a library's sdist carries.
+
+    `requires` is installed beside the library. `tests` are the paths in the sdist that are run, `arguments` what pytest
+    is told beside them.
+    """
+
+    library: str
+    requires: tuple[str, ...]
+    tests: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+
+
+SUITES = {
+    "celery": Suite(
+        library="celery[redis,msgpack,yaml]",
+        requires=(
+            "pytest-celery>=1.2",
+            "pytest-subtests",
+            "pytest-click",
+            "pytest-order",
+            "freezegun",
+            "pydantic",
+            "boto3",
+        ),
+        tests=("t/unit",),
+        # of services that are not here
+        arguments=tuple(f"--ignore=t/unit/backends/test_{name}.py" for name in ("azureblockblob", "gcs", "mongodb")),
+    ),
+    "aiohttp": Suite(
+        library="aiohttp[speedups]",
+        requires=("pytest-mock", "blockbuster", "freezegun", "isal", "proxy.py", "re-assert", "trustme", "zlib_ng"),
+        tests=("tests",),
+    ),
+}
