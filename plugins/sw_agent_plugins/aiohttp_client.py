@@ -1,0 +1,408 @@
+"""How a request travels in aiohttp's client: `ClientSession._request` sends it once for each redirect, and again.
+
+Each time it asks the connector for a connection (`connect`), writes the `ClientRequest` to it and waits for the
+response to `start`. This is a hop, with a span and a `traceparent` of its own; a middleware or a retry that sends the
+same request again makes another one. The last hop ends with the body of the response: at its end, or when the response
+is released, closed or forgotten. `_request` itself is left alone, so that warnings it gives name the program's line; its
+failures are seen where it closes its `TimeoutHandle`, which it does for no other reason.
+
+A span is nowhere the current one: the callbacks of `trace_configs`, middlewares and resolvers are the program's, and run
+in its context. A `traceparent` that the program has set is replaced, as one copied from another request would be wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from time import time_ns
+from weakref import ref
+
+from sw_agent.carrier import ContextCarrier
+from sw_agent.http import (
+    CapturedHeaders,
+    is_failure,
+    is_suppressed,
+    mark_failed,
+    mark_status,
+    method_attributes,
+    redacted_query,
+    redacted_url,
+    span_name,
+)
+from sw_agent.plugin import ContextSnapshot, Option, Plugin
+from sw_agent.snapshot import capture
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from re import Pattern
+    from typing import Any
+
+    from opentelemetry.trace import Span
+
+HOP = "_sw_hop"  # the attribute of a request, its connection and its response
+REDIRECTS = frozenset((301, 302, 303, 307, 308))
+LONGEST_BAGGAGE = 8190  # what servers take as one header, aiohttp's among them; W3C asks for no more than 8192
+
+plugin = Plugin(
+    "aiohttp-client",
+    options=[
+        Option("query", False, "record the queries of URLs; the values of sensitive parameters are redacted"),
+        Option("request_headers", [], "headers of requests to record, by name"),
+        Option("response_headers", [], "headers of responses to record, by name"),
+        Option("exclude", [], "requests without a span: globs of 'host/path', 'host:port/path' or of URLs"),
+    ],
+    requires="aiohttp>=3.9,<4",
+)
+
+
+class Hop:
+    """One request on the wire and its span, from the wait for a connection to the end of the response's body.
+
+    `count` says how often the request was sent before. A hop that nobody refers to any more has ended.
+    """
+
+    __slots__ = ("__weakref__", "_ended_at", "_error", "_span", "count", "is_redirect", "responded")
+
+    def __init__(self, span: Span, count: int) -> None:
+        self._span: Span | None = span
+        self._ended_at: int | None = None
+        self._error: BaseException | None = None
+        self.count = count
+        self.responded = self.is_redirect = False
+
+    def set_attributes(self, attributes: dict[str, Any]) -> None:
+        """Add to the span."""
+        if self._span is not None:
+            self._span.set_attributes(attributes)
+
+    def respond(self, response: Any) -> None:
+        """Record what the headers say."""
+        span, status = self._span, response.status
+        if span is None:
+            return
+        self.responded = True
+        self.is_redirect = status in REDIRECTS and ("Location" in response.headers or "URI" in response.headers)
+        version = response.version
+        span.set_attributes(
+            {
+                "http.response.status_code": status,
+                "network.protocol.version": f"{version.major}.{version.minor}",
+                **_recording().of_response(response.headers),
+            }
+        )
+        if status >= 400:
+            mark_status(span, status)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Note the end. What `_request` makes of it, an error or another hop, is seen later: see `settle`."""
+        if self._ended_at is None:
+            self._ended_at = time_ns()
+        if self._error is None:
+            self._error = error
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """End the span, now or at the end that was noted; `error` is what the program gets."""
+        span, self._span = self._span, None
+        if span is None:
+            return
+        cause, self._error = self._error, None
+        try:
+            if is_failure(error):
+                cause = error
+            if cause is not None:
+                mark_failed(span, cause)
+        finally:
+            span.end(self._ended_at)
+
+    def __del__(self) -> None:
+        self.settle()
+
+
+# A hop begins
+
+
+_sent: ContextVar[tuple[object, int, ref[Hop]] | None] = ContextVar("sw_aiohttp_sent", default=None)
+
+
+@plugin.intercept("aiohttp.connector:BaseConnector.connect")
+async def begin_hop(
+    wrapped: Callable[..., Any], _connector: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Start a span before a connection is asked for, and tell the server of it."""
+    hop = _begin(args[0] if args else kwargs["req"])
+    if hop is None:
+        return await wrapped(*args, **kwargs)
+    try:
+        connection = await wrapped(*args, **kwargs)
+    except BaseException as error:
+        hop.finish(error)
+        raise
+    setattr(connection, HOP, hop)
+    peer = connection.transport.get_extra_info("peername")
+    if isinstance(peer, tuple):  # a Unix socket's is a path
+        hop.set_attributes({"network.peer.address": peer[0], "network.peer.port": peer[1]})
+    return connection
+
+
+def _begin(request: Any) -> Hop | None:
+    if is_suppressed():
+        return None
+    url, around = request.url, capture()
+    recording = _recording()
+    if recording.excludes(url):
+        _inject(request, around)
+        return None
+    attributes = {
+        **method_attributes(request.method),
+        "server.address": url.raw_host,
+        "server.port": url.port,
+        "url.full": recording.full(url),
+        **recording.of_request(request.headers),
+    }
+    count = _count_of(request)
+    if count:
+        attributes["http.request.resend_count"] = count
+    span = _start_span(request.method, attributes)
+    _inject(request, _with(span, around))
+    if not span.is_recording():
+        return None
+    hop = Hop(span, count)
+    setattr(request, HOP, hop)
+    _sent.set((request._timer, count, ref(hop)))
+    return hop
+
+
+def _count_of(request: Any) -> int:
+    """Return how often the request was sent before. All that one `_request` sends has the same timer."""
+    earlier = _hop_of(request)  # a middleware sends it again
+    timer, count, last = _sent.get() or (None, -1, None)
+    if earlier is None and timer is not request._timer:
+        return 0
+    if earlier is None and last is not None:
+        earlier = last()
+    if earlier is None:
+        return count + 1
+    earlier.settle()
+    return earlier.count + 1
+
+
+def _start_span(method: str, attributes: dict[str, Any]) -> Span:
+    from opentelemetry.trace import SpanKind
+
+    return plugin.tracer.start_span(span_name(method), kind=SpanKind.CLIENT, attributes=attributes)
+
+
+def _with(span: Span, around: ContextSnapshot) -> ContextSnapshot:
+    """Return what the server shall know: the span, or the nearest one that exists where this one is not recorded."""
+    from opentelemetry.trace import get_current_span, set_span_in_context
+
+    if not span.is_recording() and get_current_span(around.context).get_span_context().is_valid:
+        return around
+    return ContextSnapshot(set_span_in_context(span, around.context))
+
+
+def _inject(request: Any, snapshot: ContextSnapshot) -> None:
+    headers = request.headers  # a copy of the program's
+    for name, value in ContextCarrier.inject(snapshot).items():
+        if name == "traceparent":
+            headers.popall("tracestate", None)  # the program's belongs to its traceparent
+        elif name == "baggage" and len(value) > LONGEST_BAGGAGE:
+            value = value[: LONGEST_BAGGAGE + 1].rpartition(",")[0]
+        if value:
+            headers[name] = value
+
+
+# A hop ends
+
+
+@plugin.intercept("aiohttp.client_reqrep:ClientResponse.start")
+async def see_response(
+    wrapped: Callable[..., Any], response: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Record the headers; the hop belongs to the response from then on."""
+    connection = args[0] if args else kwargs["connection"]
+    hop = getattr(connection, "__dict__", {}).pop(HOP, None)
+    if hop is None:
+        return await wrapped(*args, **kwargs)
+    try:
+        result = await wrapped(*args, **kwargs)
+    except BaseException as error:
+        hop.finish(error)
+        raise
+    setattr(response, HOP, hop)
+    hop.respond(response)
+    if response.closed:  # the end of the body came with the headers
+        _end(response)
+    return result
+
+
+@plugin.before("aiohttp.connector:Connection.close")
+def see_failure_to_send(connection: Any, _args: Any, _kwargs: Any) -> None:
+    """Note why `_request` gives up a connection on which no response has started."""
+    hop = vars(connection).pop(HOP, None)
+    if hop is not None:
+        hop.finish(sys.exc_info()[1])
+
+
+@plugin.intercept("aiohttp.client_reqrep:ClientResponse._response_eof")
+def end_with_body(wrapped: Callable[..., Any], response: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """End the hop when the body has arrived in full; after an upgrade it goes on."""
+    result = wrapped(*args, **kwargs)
+    if response.closed:
+        _end(response)
+    return result
+
+
+@plugin.before("aiohttp.client_reqrep:ClientResponse.release")
+@plugin.before("aiohttp.client_reqrep:ClientResponse.close")
+def end_with_response(response: Any, _args: Any, _kwargs: Any) -> None:
+    """End the hop when the program wants no more of the response, or gets none because its time is over."""
+    if _hop_of(response) is None:
+        return
+    error = None
+    if getattr(response._timer, "_cancelled", False):
+        error = sys.modules["asyncio"].TimeoutError()
+    elif response.status == 101 and type(sys.exc_info()[1]).__name__ == "WSServerHandshakeError":
+        error = sys.exc_info()[1]
+    _end(response, error)
+
+
+@plugin.before("aiohttp.client_ws:ClientWebSocketResponse.__init__")
+def end_with_handshake(_websocket: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """End the hop when the handshake has succeeded."""
+    _end(kwargs["response"] if "response" in kwargs else args[3])
+
+
+@plugin.before("aiohttp.streams:StreamReader.set_exception")
+def fail_with_body(stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """End the hop of a response whose body will not come, because of a timeout or a broken connection."""
+    for callback in stream._eof_callbacks:
+        _end(getattr(callback, "__self__", None), args[0] if args else kwargs["exc"])
+
+
+@plugin.before("aiohttp.client_proto:ResponseHandler.abort", optional=True)
+@plugin.before("aiohttp.client_proto:ResponseHandler.close")
+def end_with_connection(handler: Any, _args: Any, _kwargs: Any) -> None:
+    """End the hop of a response whose connection the program closes, with the session."""
+    for callback in getattr(handler._payload, "_eof_callbacks", ()):
+        _end(getattr(callback, "__self__", None))
+
+
+def _end(response: object, error: BaseException | None = None) -> None:
+    hop = _hop_of(response)
+    if hop is None:
+        return
+    delattr(response, HOP)
+    hop.finish(error)
+    if not hop.is_redirect:  # what follows a redirect may fail; else it goes with the request
+        hop.settle()
+
+
+def _hop_of(owner: object) -> Hop | None:
+    hop: Hop | None = getattr(owner, "__dict__", {}).get(HOP)
+    return hop
+
+
+# A request fails
+
+
+@plugin.before("aiohttp.helpers:TimeoutHandle.close")
+def see_what_the_program_gets(_handle: object, _args: Any, _kwargs: Any) -> None:
+    """Give the last hop of a `_request` that fails the exception which it raises, perhaps another than that of the hop.
+
+    Once it has the response that it returns, what fails is the program's.
+    """
+    frame, error = _frame_of_request(), sys.exc_info()[1]
+    if frame is None or error is None:
+        return
+    request = frame.f_locals.get("req")
+    if request is not None:
+        hop = _hop_of(request)
+        if hop is not None and (hop.is_redirect or not hop.responded):
+            hop.finish()
+            hop.settle(error)
+    elif any(kind.__name__ == "InvalidURL" for kind in type(error).__mro__):
+        _record_refusal(frame, None, error)
+
+
+@plugin.intercept("aiohttp.client:ClientSession._build_url")
+def see_invalid_url(wrapped: Callable[..., Any], session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Record a request that aiohttp refuses to make, before it has begun."""
+    errors = sys.modules["aiohttp.client_exceptions"]
+    try:
+        url = wrapped(*args, **kwargs)
+    except ValueError:
+        _record_refusal(_frame_of_request(), None, getattr(errors, "InvalidUrlClientError", errors.InvalidURL)(""))
+        raise
+    schemes = getattr(session._connector, "allowed_protocol_schema_set", None)  # since 3.10
+    if schemes is not None and url.scheme not in schemes:
+        _record_refusal(_frame_of_request(), url, errors.NonHttpUrlClientError(url))
+    return url
+
+
+def _record_refusal(frame: Any, url: Any, error: Exception) -> None:
+    recording = _recording()
+    if frame is None or is_suppressed() or (url is not None and recording.excludes(url)):
+        return
+    method = str(frame.f_locals["method"]).upper()
+    attributes = method_attributes(method)
+    if url is not None:
+        attributes["url.full"] = recording.full(url)
+    Hop(_start_span(method, attributes), 0).settle(error)
+
+
+def _frame_of_request() -> Any:
+    frame = sys._getframe(2)
+    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("_request", "aiohttp.client"):
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame
+
+
+# What is recorded
+
+
+class Recording:
+    """What the options say, prepared."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = dict(settings)
+        self._request = CapturedHeaders("request", settings["request_headers"])
+        self._response = CapturedHeaders("response", settings["response_headers"])
+        self._query = settings["query"]
+        self._excluded: Pattern[str] | None = None
+        if settings["exclude"]:
+            import re
+            from fnmatch import translate
+
+            self._excluded = re.compile("|".join(map(translate, settings["exclude"])))
+
+    def excludes(self, url: Any) -> bool:
+        """Return whether requests for this URL have no span."""
+        if self._excluded is None:
+            return False
+        path = url.raw_path
+        forms = f"{url.raw_host}{path}", f"{url.raw_host}:{url.port}{path}", redacted_url(str(url), False)
+        return any(self._excluded.match(form) for form in forms)
+
+    def full(self, url: Any) -> str:
+        """Return a URL without what is secret in it."""
+        return redacted_url(str(url), self._query)
+
+    def of_request(self, headers: Any) -> dict[str, list[str]]:
+        """Return the attributes for the headers of a request."""
+        return self._request.attributes(lambda name: headers.getall(name, ())) if self._request else {}
+
+    def of_response(self, headers: Any) -> dict[str, list[str]]:
+        """Return the attributes for the headers of a response."""
+        return self._response.attributes(lambda name: headers.getall(name, ())) if self._response else {}
+
+
+_prepared: Recording | None = None
+
+
+def _recording() -> Recording:
+    global _prepared
+    if _prepared is None or _prepared.settings != plugin.settings:
+        _prepared = Recording(plugin.settings)
+    return _prepared
