@@ -134,7 +134,9 @@ def is_failure(error: BaseException | None) -> bool:
 def is_suppressed() -> bool:
     """Return whether OpenTelemetry's context says that what happens now is not to be traced, as exporters say."""
     context = current_context()
-    return bool(context) and any(context.get(key) for key in _suppressing())
+    if not context:
+        return False
+    return any(context.get(key) for key in _suppressing())
 
 
 _suppressing_keys: tuple[str, ...] = ()

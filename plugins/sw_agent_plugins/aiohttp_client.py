@@ -2,12 +2,12 @@
 
 Each time it asks the connector for a connection (`connect`), writes the `ClientRequest` to it and waits for the
 response to `start`. This is a hop, with a span and a `traceparent` of its own; a middleware or a retry that sends the
-same request again makes another one. The last hop ends with the body of the response: at its end, or when the response
-is released, closed or forgotten. `_request` itself is left alone, so that warnings it gives name the program's line; its
-failures are seen where it closes its `TimeoutHandle`, which it does for no other reason.
+same request again makes another one. The last hop ends with the body of the response: when its end has arrived, or when
+the response is released, closed or lost with its connection. `_request` itself is left alone, so that the warnings it
+gives name the program's line; its failures are seen where it closes its `TimeoutHandle`, which it does then only.
 
-A span is nowhere the current one: the callbacks of `trace_configs`, middlewares and resolvers are the program's, and run
-in its context. A `traceparent` that the program has set is replaced, as one copied from another request would be wrong.
+A span is nowhere the current one: the callbacks of `trace_configs`, middlewares and resolvers are the program's, and
+run in its context. A `traceparent` that the program has set is replaced: one copied from another request is wrong here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from sw_agent.http import (
     mark_failed,
     mark_status,
     method_attributes,
-    redacted_query,
     redacted_url,
     span_name,
 )
@@ -341,7 +340,7 @@ def see_invalid_url(wrapped: Callable[..., Any], session: Any, args: tuple[Any, 
     return url
 
 
-def _record_refusal(frame: Any, url: Any, error: Exception) -> None:
+def _record_refusal(frame: Any, url: Any, error: BaseException) -> None:
     recording = _recording()
     if frame is None or is_suppressed() or (url is not None and recording.excludes(url)):
         return
@@ -354,7 +353,10 @@ def _record_refusal(frame: Any, url: Any, error: Exception) -> None:
 
 def _frame_of_request() -> Any:
     frame = sys._getframe(2)
-    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("_request", "aiohttp.client"):
+    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != (
+        "_request",
+        "aiohttp.client",
+    ):
         frame = frame.f_back  # type: ignore[assignment]
     return frame
 
