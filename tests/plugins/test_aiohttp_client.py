@@ -378,11 +378,14 @@ async def test_an_unknown_method_is_no_span_name():
 @in_loop
 async def test_a_response_that_says_error_is_one_whether_the_program_minds_or_not(status: int, raising: bool):
     async with Served() as server, aiohttp.ClientSession(raise_for_status=raising) as session:
-        with installed(plugin) as spans:
-            with pytest.raises(aiohttp.ClientResponseError, match=str(status)):
-                async with session.get(server.url(f"/status/{status}")) as response:
-                    assert not raising
-                    response.raise_for_status()
+
+        async def get() -> None:
+            async with session.get(server.url(f"/status/{status}")) as response:
+                assert not raising
+                response.raise_for_status()
+
+        with installed(plugin) as spans, pytest.raises(aiohttp.ClientResponseError, match=str(status)):
+            await get()
     failed = spans.named("GET")
     assert failed.status.status_code is StatusCode.ERROR
     assert failed.status.description is None
