@@ -145,8 +145,9 @@ async def begin_hop(
 
 
 def _begin(request: Any) -> Hop | None:
-    if is_suppressed():
-        return None
+    session = getattr(request, "_session", None)
+    if not isinstance(session, sys.modules["aiohttp.client"].ClientSession) or is_suppressed():
+        return None  # what no session sends is no request of the program's, or a test's imitation
     url, around = request.url, capture()
     recording = _recording()
     if recording.excludes(url):
@@ -276,16 +277,21 @@ def end_with_handshake(_websocket: object, args: tuple[Any, ...], kwargs: dict[s
 @plugin.before("aiohttp.streams:StreamReader.set_exception")
 def fail_with_body(stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """End the hop of a response whose body will not come, because of a timeout or a broken connection."""
-    for callback in stream._eof_callbacks:
-        _end(getattr(callback, "__self__", None), args[0] if args else kwargs["exc"])
+    _end_of_body(stream, args[0] if args else kwargs["exc"])
 
 
 @plugin.before("aiohttp.client_proto:ResponseHandler.abort", optional=True)
 @plugin.before("aiohttp.client_proto:ResponseHandler.close")
 def end_with_connection(handler: Any, _args: Any, _kwargs: Any) -> None:
     """End the hop of a response whose connection the program closes, with the session."""
-    for callback in getattr(handler._payload, "_eof_callbacks", ()):
-        _end(getattr(callback, "__self__", None))
+    _end_of_body(handler._payload)
+
+
+def _end_of_body(stream: Any, error: BaseException | None = None) -> None:
+    callbacks = getattr(stream, "_eof_callbacks", None)
+    if type(callbacks) is list:
+        for callback in callbacks:  # one of them is the response's
+            _end(getattr(callback, "__self__", None), error)
 
 
 def _end(response: object, error: BaseException | None = None) -> None:
