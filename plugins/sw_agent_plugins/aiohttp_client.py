@@ -61,19 +61,15 @@ class Hop:
     `count` says how often the request was sent before. A hop that nobody refers to any more has ended.
     """
 
-    __slots__ = ("__weakref__", "_ended_at", "_error", "_span", "count", "is_redirect", "responded")
+    __slots__ = ("__weakref__", "_ended_at", "_error", "_span", "count", "is_redirect", "peer", "responded")
 
     def __init__(self, span: Span, count: int) -> None:
         self._span: Span | None = span
         self._ended_at: int | None = None
         self._error: BaseException | None = None
         self.count = count
+        self.peer: object = None  # what the socket calls it
         self.responded = self.is_redirect = False
-
-    def set_attributes(self, attributes: dict[str, Any]) -> None:
-        """Add to the span."""
-        if self._span is not None:
-            self._span.set_attributes(attributes)
 
     def respond(self, response: Any) -> None:
         """Record what the headers say."""
@@ -87,6 +83,7 @@ class Hop:
             {
                 "http.response.status_code": status,
                 "network.protocol.version": f"{version.major}.{version.minor}",
+                **self._of_peer(),
                 **_recording().of_response(response.headers),
             }
         )
@@ -109,10 +106,18 @@ class Hop:
         try:
             if is_failure(error):
                 cause = error
+            if not self.responded and self.peer is not None:
+                span.set_attributes(self._of_peer())
             if cause is not None:
                 mark_failed(span, cause)
         finally:
             span.end(self._ended_at)
+
+    def _of_peer(self) -> dict[str, Any]:
+        peer = self.peer
+        if not isinstance(peer, tuple):  # a Unix socket's is a path
+            return {}
+        return {"network.peer.address": peer[0], "network.peer.port": peer[1]}
 
     def __del__(self) -> None:
         self.settle()
@@ -138,9 +143,7 @@ async def begin_hop(
         hop.finish(error)
         raise
     setattr(connection, HOP, hop)
-    peer = connection.transport.get_extra_info("peername")
-    if isinstance(peer, tuple):  # a Unix socket's is a path
-        hop.set_attributes({"network.peer.address": peer[0], "network.peer.port": peer[1]})
+    hop.peer = connection.transport.get_extra_info("peername")
     return connection
 
 
@@ -188,18 +191,17 @@ def _count_of(request: Any) -> int:
 
 
 def _start_span(method: str, attributes: dict[str, Any]) -> Span:
-    from opentelemetry.trace import SpanKind
-
-    return plugin.tracer.start_span(span_name(method), kind=SpanKind.CLIENT, attributes=attributes)
+    tracer = plugin.tracer
+    client = sys.modules["opentelemetry.trace"].SpanKind.CLIENT  # importing it takes longer
+    return tracer.start_span(span_name(method), kind=client, attributes=attributes)
 
 
 def _with(span: Span, around: ContextSnapshot) -> ContextSnapshot:
     """Return what the server shall know: the span, or the nearest one that exists where this one is not recorded."""
-    from opentelemetry.trace import get_current_span, set_span_in_context
-
-    if not span.is_recording() and get_current_span(around.context).get_span_context().is_valid:
+    trace = sys.modules["opentelemetry.trace"]
+    if not span.is_recording() and trace.get_current_span(around.context).get_span_context().is_valid:
         return around
-    return ContextSnapshot(set_span_in_context(span, around.context))
+    return ContextSnapshot(trace.set_span_in_context(span, around.context))
 
 
 def _inject(request: Any, snapshot: ContextSnapshot) -> None:
