@@ -58,13 +58,15 @@ plugin = Plugin(
 class Hop:
     """One request on the wire and its span, from the wait for a connection to the end of the response's body.
 
-    `count` says how often the request was sent before. A hop that nobody refers to any more has ended.
+    `carrier` is what the server is told, `count` how often the request was sent before. What is not recorded has no
+    span. A hop that nobody refers to any more has ended.
     """
 
-    __slots__ = ("__weakref__", "_ended_at", "_error", "_span", "count", "is_redirect", "peer", "responded")
+    __slots__ = ("__weakref__", "_ended_at", "_error", "_span", "carrier", "count", "is_redirect", "peer", "responded")
 
-    def __init__(self, span: Span, count: int) -> None:
-        self._span: Span | None = span
+    def __init__(self, span: Span | None, carrier: ContextCarrier, count: int = 0) -> None:
+        self._span = span
+        self.carrier = carrier
         self._ended_at: int | None = None
         self._error: BaseException | None = None
         self.count = count
@@ -89,6 +91,11 @@ class Hop:
         )
         if status >= 400:
             mark_status(span, status)
+
+    @property
+    def finished(self) -> bool:
+        """Whether only what `_request` makes of it is missing."""
+        return self._ended_at is not None
 
     def finish(self, error: BaseException | None = None) -> None:
         """Note the end. What `_request` makes of it, an error or another hop, is seen later: see `settle`."""
@@ -120,7 +127,10 @@ class Hop:
         return {"network.peer.address": peer[0], "network.peer.port": peer[1]}
 
     def __del__(self) -> None:
-        self.settle()
+        try:
+            self.settle()
+        except Exception:  # the interpreter is ending
+            return
 
 
 # A hop begins
@@ -133,7 +143,7 @@ _sent: ContextVar[tuple[object, int, ref[Hop]] | None] = ContextVar("sw_aiohttp_
 async def begin_hop(
     wrapped: Callable[..., Any], _connector: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Start a span before a connection is asked for, and tell the server of it."""
+    """Start a span before a connection is asked for, and hang it on the connection."""
     hop = _begin(args[0] if args else kwargs["req"])
     if hop is None:
         return await wrapped(*args, **kwargs)
@@ -154,8 +164,7 @@ def _begin(request: Any) -> Hop | None:
     url, around = request.url, capture()
     recording = _recording()
     if recording.excludes(url):
-        _inject(request, around)
-        return None
+        return Hop(None, ContextCarrier.inject(around))
     attributes = {
         **method_attributes(request.method),
         "server.address": url.raw_host,
@@ -167,10 +176,10 @@ def _begin(request: Any) -> Hop | None:
     if count:
         attributes["http.request.resend_count"] = count
     span = _start_span(request.method, attributes)
-    _inject(request, _with(span, around))
+    carrier = ContextCarrier.inject(_with(span, around))
     if not span.is_recording():
-        return None
-    hop = Hop(span, count)
+        return Hop(None, carrier)
+    hop = Hop(span, carrier, count)
     setattr(request, HOP, hop)
     _sent.set((request._timer, count, ref(hop)))
     return hop
@@ -186,7 +195,8 @@ def _count_of(request: Any) -> int:
         earlier = last()
     if earlier is None:
         return count + 1
-    earlier.settle()
+    if earlier.finished:  # else a middleware sends twice at once
+        earlier.settle()
     return earlier.count + 1
 
 
@@ -204,15 +214,25 @@ def _with(span: Span, around: ContextSnapshot) -> ContextSnapshot:
     return ContextSnapshot(trace.set_span_in_context(span, around.context))
 
 
-def _inject(request: Any, snapshot: ContextSnapshot) -> None:
+@plugin.intercept("aiohttp.client_reqrep:ClientRequest.send")
+async def tell_server(wrapped: Callable[..., Any], request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Put the context among the headers, just before they are written."""
+    hop = _hop_of(args[0] if args else kwargs["conn"])
+    if hop is None:
+        return await wrapped(*args, **kwargs)
     headers = request.headers  # a copy of the program's
-    for name, value in ContextCarrier.inject(snapshot).items():
+    for name, value in hop.carrier.items():
         if name == "traceparent":
             headers.popall("tracestate", None)  # the program's belongs to its traceparent
         elif name == "baggage" and len(value) > LONGEST_BAGGAGE:
             value = value[: LONGEST_BAGGAGE + 1].rpartition(",")[0]
         if value:
             headers[name] = value
+    try:
+        return await wrapped(*args, **kwargs)
+    except BaseException as error:
+        hop.finish(error)
+        raise
 
 
 # A hop ends
@@ -237,14 +257,6 @@ async def see_response(
     if response.closed:  # the end of the body came with the headers
         _end(response)
     return result
-
-
-@plugin.before("aiohttp.connector:Connection.close")
-def see_failure_to_send(connection: Any, _args: Any, _kwargs: Any) -> None:
-    """Note why `_request` gives up a connection on which no response has started."""
-    hop = vars(connection).pop(HOP, None)
-    if hop is not None:
-        hop.finish(sys.exc_info()[1])
 
 
 @plugin.intercept("aiohttp.client_reqrep:ClientResponse._response_eof")
@@ -356,7 +368,7 @@ def _record_refusal(frame: Any, url: Any, error: BaseException) -> None:
     attributes = method_attributes(method)
     if url is not None:
         attributes["url.full"] = recording.full(url)
-    Hop(_start_span(method, attributes), 0).settle(error)
+    Hop(_start_span(method, attributes), ContextCarrier()).settle(error)
 
 
 def _frame_of_request() -> Any:

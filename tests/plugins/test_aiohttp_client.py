@@ -136,6 +136,24 @@ async def test_a_request_that_a_middleware_sends_again_is_another_hop():
     assert second["http.request.resend_count"] == 1
 
 
+@pytest.mark.skipif(not hasattr(aiohttp, "DigestAuthMiddleware"), reason="middlewares came with aiohttp 3.12")
+@in_loop
+async def test_what_a_middleware_sends_twice_at_once_are_two_hops_of_the_same_length():
+    async def twice(request: Any, handler: Any) -> Any:
+        first, second = await asyncio.gather(handler(request), handler(request))
+        first.release()
+        return second
+
+    async with Served() as server, aiohttp.ClientSession(middlewares=(twice,)) as session:
+        with installed(plugin) as spans:
+            async with session.get(server.url("/stream")) as response:
+                assert len(spans) == 1
+                server.go.set()
+                assert await response.text() == "beginend"
+    assert sorted(server.parents) == sorted(span_ids(spans))
+    assert len(set(server.parents)) == 2
+
+
 @in_loop
 async def test_a_retry_of_aiohttp_on_a_dead_connection_is_another_hop():
     async with Served() as server, aiohttp.ClientSession() as session:

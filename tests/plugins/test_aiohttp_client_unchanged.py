@@ -38,7 +38,7 @@ def spans() -> Iterator[RecordedSpans]:
 FAILURES: dict[str, Callable[[Served, aiohttp.ClientSession], Any]] = {
     "connect": lambda server, session: session.get("http://127.0.0.1:1/"),
     "disconnect": lambda server, session: session.get(server.url("/disconnect")),
-    "timeout": lambda server, session: session.get(server.url("/hang"), timeout=aiohttp.ClientTimeout(total=0.02)),
+    "timeout": lambda server, session: session.get(server.url("/hang"), timeout=aiohttp.ClientTimeout(total=0.5)),
     "invalid URL": lambda server, session: session.get("http:///"),
     "bad URL": lambda server, session: session.get("http://host:port/"),
     "redirects": lambda server, session: session.get(server.url("/redirect/9"), max_redirects=2),
