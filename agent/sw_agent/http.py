@@ -5,9 +5,13 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (stable since 1.23.
 
 from __future__ import annotations
 
+from .snapshot import current_context
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from opentelemetry.trace import Span
 
 REDACTED = "REDACTED"
 OTHER = "_OTHER"
@@ -76,3 +80,74 @@ class CapturedHeaders:
             if values:
                 found[key] = [REDACTED] if sensitive else list(values)
         return found
+
+
+def redacted_url(url: str, query: bool) -> str:
+    """Return a URL for `url.full`: no fragment, no credentials, and no query, or one without the sensitive values.
+
+    The conventions' way to leave credentials out is to replace both: `https://REDACTED:REDACTED@example.com/`.
+    """
+    url = url.partition("#")[0]
+    url, mark, values = url.partition("?")
+    scheme, colon, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        url = f"{scheme}{colon}{REDACTED}:{REDACTED}@{authority.rpartition('@')[2]}{slash}{path}"
+    return f"{url}{mark}{redacted_query(values)}" if query and mark else url
+
+
+def mark_status(span: Span, status: int) -> None:
+    """Give a span the status ERROR for a response's status code; the code says why."""
+    from opentelemetry.trace import StatusCode
+
+    span.set_attribute("error.type", str(status))
+    span.set_status(StatusCode.ERROR)
+
+
+def mark_failed(span: Span, error: BaseException) -> None:
+    """Give a span the status ERROR for an exception, unless it has it; a cancellation is none.
+
+    The exception's text is left out where it may hold a URL, and with it a secret.
+    """
+    from opentelemetry.trace import StatusCode
+
+    status = getattr(span, "status", None)
+    if not is_failure(error) or (status is not None and status.status_code is StatusCode.ERROR):
+        return
+    try:
+        text = str(error)
+    except Exception:  # the program's exception has none
+        text = ""
+    kind = type(error)
+    span.set_attribute(
+        "error.type", kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    may_hold_url = any(mark in text for mark in ("://", "?", "@"))
+    span.set_status(StatusCode.ERROR, kind.__name__ if may_hold_url else f"{kind.__name__}: {text}")
+
+
+def is_failure(error: BaseException | None) -> bool:
+    """Return whether an exception is a failure: a cancellation, or the end of the program, is none."""
+    return isinstance(error, Exception) and type(error).__name__ != "CancelledError"
+
+
+def is_suppressed() -> bool:
+    """Return whether OpenTelemetry's context says that what happens now is not to be traced, as exporters say."""
+    context = current_context()
+    if not context:
+        return False
+    return any(context.get(key) for key in _suppressing())
+
+
+_suppressing_keys: tuple[str, ...] = ()
+
+
+def _suppressing() -> tuple[str, ...]:
+    global _suppressing_keys
+    if not _suppressing_keys:
+        from opentelemetry import context
+
+        names = "suppress_instrumentation", "suppress_http_instrumentation"
+        keys = (getattr(context, f"_{name.upper()}_KEY", name) for name in names)
+        _suppressing_keys = (*names, *keys)
+    return _suppressing_keys

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+
 import pytest
+from opentelemetry import context, trace
+from opentelemetry.trace import StatusCode
 
 from sw_agent import http
+from sw_agent.testing import recorded_spans
 
 
 def test_an_unknown_method_is_no_span_name():
@@ -35,3 +41,60 @@ def test_what_holds_none_is_recorded_with_all_its_values(name: str):
 def test_a_header_that_is_missing_gives_no_attribute():
     assert http.CapturedHeaders("request", ["Accept"]).attributes(lambda _: []) == {}
     assert not http.CapturedHeaders("request", [])
+
+
+@pytest.mark.parametrize(
+    ("url", "plain", "with_query"),
+    [
+        ("http://a/b", "http://a/b", "http://a/b"),
+        ("http://a:1/b?x=1&token=2#c", "http://a:1/b", "http://a:1/b?x=1&token=REDACTED"),
+        ("http://me:pass@a/b@c", "http://REDACTED:REDACTED@a/b@c", "http://REDACTED:REDACTED@a/b@c"),
+        ("http://me@a?x=1", "http://REDACTED:REDACTED@a", "http://REDACTED:REDACTED@a?x=1"),
+        ("", "", ""),
+    ],
+)
+def test_a_url_tells_no_credentials_no_fragment_and_its_query_on_demand_only(url: str, plain: str, with_query: str):
+    assert http.redacted_url(url, False) == plain
+    assert http.redacted_url(url, True) == with_query
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "description"),
+    [
+        (ValueError("no"), "ValueError", "ValueError: no"),
+        (ValueError("http://me:secret@host"), "ValueError", "ValueError"),
+        (Wordless(), f"{Wordless.__module__}.Wordless", "Wordless: "),
+    ],
+)
+def test_a_failure_is_described_without_what_may_be_secret(error: Exception, kind: str, description: str):
+    with recorded_spans() as spans:
+        span = trace.get_tracer("test").start_span("request")
+        http.mark_failed(span, error)
+        http.mark_failed(span, KeyError())  # only the first one counts
+        span.end()
+    failed = spans.named("request")
+    assert (failed.status.status_code, failed.status.description) == (StatusCode.ERROR, description)
+    assert dict(failed.attributes or {}) == {"error.type": kind}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), asyncio.CancelledError(), concurrent.futures.CancelledError()])
+def test_a_cancellation_is_no_failure(error: BaseException):
+    with recorded_spans() as spans:
+        span = trace.get_tracer("test").start_span("request")
+        http.mark_failed(span, error)
+        span.end()
+    assert spans.named("request").status.status_code is StatusCode.UNSET
+
+
+def test_what_a_context_suppresses_is_suppressed_in_it_only():
+    with recorded_spans():
+        assert not http.is_suppressed()
+        token = context.attach(context.set_value(context._SUPPRESS_HTTP_INSTRUMENTATION_KEY, True))
+        assert http.is_suppressed()
+        context.detach(token)
+        assert not http.is_suppressed()
