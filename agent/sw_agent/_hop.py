@@ -81,7 +81,7 @@ class SpanHop(Hop):
 
     def _start_span(self, context: Context | None) -> Context:
         from opentelemetry.context import Context
-        from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
+        from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
         from ._provider import get_tracer
 
@@ -96,11 +96,7 @@ class SpanHop(Hop):
             context = set_span_in_context(INVALID_SPAN, context)
         tracer = get_tracer(f"sw_agent.{self._scope}")
         self.span = tracer.start_span(name, context, attributes=attributes, links=links)
-        if not self.span.is_recording() and (
-            get_current_span(context).get_span_context().is_valid or not self.span.get_span_context().is_valid
-        ):
-            return context  # not sampled: what runs inside hangs under the nearest span that exists
-        return set_span_in_context(self.span, context)
+        return inside(self.span, context)
 
 
 class _Nothing(Hop):
@@ -116,6 +112,20 @@ class _Nothing(Hop):
 
 
 NOTHING = _Nothing(None)
+
+
+def inside(span: Span, context: Context) -> Context:
+    """Return the context for what runs inside a span that was started in `context`.
+
+    What runs inside one that is not sampled hangs under the nearest span that exists.
+    """
+    from opentelemetry.trace import get_current_span, set_span_in_context
+
+    if not span.is_recording() and (
+        get_current_span(context).get_span_context().is_valid or not span.get_span_context().is_valid
+    ):
+        return context
+    return set_span_in_context(span, context)
 
 
 def mark_failed(span: Span, error: BaseException) -> None:

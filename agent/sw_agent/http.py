@@ -5,10 +5,17 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (stable since 1.23.
 
 from __future__ import annotations
 
+from .carrier import ContextCarrier, header_names
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
+    from .snapshot import ContextSnapshot
+
+LONGEST_HOST = 255  # characters, of a domain name: RFC 1035, section 2.3.4
+_NO_HOST = frozenset(' "#/<>?@[\\]^`{|}\t')
 REDACTED = "REDACTED"
 OTHER = "_OTHER"
 # The methods that the conventions know: those of RFC 9110 and PATCH of RFC 5789.
@@ -74,5 +81,44 @@ class CapturedHeaders:
         for name, key, sensitive in self._keys:
             values = values_of(name)
             if values:
-                found[key] = [REDACTED] if sensitive else list(values)
+                found[key] = [REDACTED] if sensitive else [printable(value) for value in values]
         return found
+
+
+def context_in(headers: Any) -> ContextSnapshot:
+    """Return the context that the headers of a request bring; what is malformed of it counts as missing.
+
+    `headers` is a mapping with several values for a name, as `multidict.CIMultiDict` is, with its method `getall`.
+    """
+    names = header_names()
+    if names is None:
+        names = {name.lower() for name in headers}  # type: ignore[assignment]
+    carrier = ContextCarrier()
+    for name in names:  # type: ignore[union-attr]
+        values = headers.getall(name, None)
+        if values:
+            carrier[name] = values[0] if len(values) == 1 else ",".join(values)
+    return carrier.extract()
+
+
+def host_and_port(host: str) -> tuple[str, int | None]:
+    """Return the two parts of a header `Host`; ("", None) where it is no host at all."""
+    name, colon, digits = host.rpartition(":")
+    port = None
+    if not colon or host.endswith("]"):
+        name = host
+    elif digits.isdecimal() and len(digits) <= 5:
+        port = int(digits)
+    else:
+        return "", None
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    elif ":" in name:
+        return "", None
+    is_host = 0 < len(name) <= LONGEST_HOST and name.isascii() and _NO_HOST.isdisjoint(name)
+    return (name, port) if is_host and (port or 0) <= 65535 else ("", None)
+
+
+def printable(value: str) -> str:
+    """Return a value with "?" for bytes that were no UTF-8: they are lone surrogates here, which nothing can encode."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")

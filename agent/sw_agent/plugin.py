@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from . import _imports
 from ._containment import contain
-from ._hop import NOTHING, Hop, SpanHop, describe_error, function_name, mark_failed
+from ._hop import NOTHING, Hop, SpanHop, describe_error, function_name, inside, mark_failed
 from ._patching import Patch, TargetNotFoundError
 from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
@@ -53,6 +53,7 @@ __all__ = [
     "capture_if_active",
     "child_ending",
     "describe_error",
+    "inside",
     "is_installed",
     "mark_failed",
     "service_name",
