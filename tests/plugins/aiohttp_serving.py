@@ -114,7 +114,7 @@ class Serving:
 async def serving(app: web.Application | web.Server, **options: Any) -> AsyncIterator[Serving]:
     """Run an application, or a low-level server, as a program does."""
     make: Any = web.ServerRunner if isinstance(app, web.Server) else web.AppRunner
-    runner = make(app, shutdown_timeout=1.0, **options)
+    runner = make(app, **{"shutdown_timeout": 1.0, **options})
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
