@@ -93,9 +93,10 @@ def _matcher(globs: list[str]) -> Callable[[str], object] | None:
     return re.compile("|".join(map(fnmatch.translate, globs))).match
 
 
+@plugin.before("aiohttp.web:run_app")
 @plugin.before("aiohttp.web_server:Server.__init__")
-def make_ready(_server: Any, _args: Any, _kwargs: Any) -> None:
-    """Import what the first request needs before the server listens: that request would wait for it."""
+def make_ready(_server: object, _args: Any, _kwargs: Any) -> None:
+    """Import what the first request needs before the server listens, best before the loop runs: all would wait."""
     settings()
     header_names()
     plugin.tracer  # noqa: B018  it is made here

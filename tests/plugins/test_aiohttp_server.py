@@ -440,7 +440,13 @@ def test_without_the_option_no_value_of_the_query_is_recorded(spans: RecordedSpa
 def test_uninstalled_the_plugin_leaves_the_library_as_it_was() -> None:
     from aiohttp import web_protocol, web_response, web_server, web_ws
 
-    owners = (web_protocol.RequestHandler, web_response.StreamResponse, web_server.Server, web_ws.WebSocketResponse)
+    owners = (
+        web_protocol.RequestHandler,
+        web_response.StreamResponse,
+        web_server.Server,
+        web_ws.WebSocketResponse,
+        web,
+    )
     before = [dict(vars(owner)) for owner in owners]
     with installed(plugin):
         assert [dict(vars(owner)) for owner in owners] != before
