@@ -8,7 +8,7 @@ from .snapshot import EMPTY, ContextSnapshot, capture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.propagators.textmap import TextMapPropagator
     from typing_extensions import Self
@@ -149,13 +149,19 @@ def prepare() -> None:
     _w3c()
 
 
-def _configured() -> TextMapPropagator:
-    try:
-        from opentelemetry.propagate import get_global_textmap
-    except Exception as error:  # OTEL_PROPAGATORS names one that is not installed: that module raises on import
-        from ._containment import contain
+_get_global_textmap: Callable[[], TextMapPropagator] | None = None
 
-        contain("OTEL_PROPAGATORS", error)
-        return _w3c()
-    _w3c()
-    return get_global_textmap()
+
+def _configured() -> TextMapPropagator:
+    global _get_global_textmap
+    if _get_global_textmap is None:
+        w3c = _w3c()
+        try:
+            from opentelemetry.propagate import get_global_textmap
+        except Exception as error:  # OTEL_PROPAGATORS names one that is not installed: that module raises on import
+            from ._containment import contain
+
+            contain("OTEL_PROPAGATORS", error)
+            return w3c
+        _get_global_textmap = get_global_textmap
+    return _get_global_textmap()

@@ -75,13 +75,13 @@ class CapturedHeaders:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def attributes(self, values_of: Callable[[str], Sequence[str]]) -> dict[str, list[str]]:
+    def attributes(self, values_of: Callable[[str], Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """Return the attributes; `values_of(name)` returns all values of a header, none where it is missing."""
         found = {}
         for name, key, sensitive in self._keys:
             values = values_of(name)
             if values:
-                found[key] = [REDACTED] if sensitive else [printable(value) for value in values]
+                found[key] = (REDACTED,) if sensitive else tuple(map(printable, values))
         return found
 
 
@@ -107,7 +107,7 @@ def host_and_port(host: str) -> tuple[str, int | None]:
     port = None
     if not colon or host.endswith("]"):
         name = host
-    elif digits.isdecimal() and len(digits) <= 5:
+    elif digits.isdecimal() and digits.isascii() and len(digits) <= 5:
         port = int(digits)
     else:
         return "", None

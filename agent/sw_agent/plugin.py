@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, TypeVar
 
-    from opentelemetry.trace import Tracer
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, SpanKind, Tracer
 
     from ._patching import Kind
 
@@ -57,6 +58,7 @@ __all__ = [
     "is_installed",
     "mark_failed",
     "service_name",
+    "set_attributes",
 ]
 
 
@@ -220,6 +222,12 @@ class Plugin:
 
         return get_tracer(f"sw_agent.{self.name}")
 
+    def start_span(self, name: str, context: Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
+        """Start a span in `context`, for plugins on a hot path; the values of attributes are plain or tuples."""
+        from ._provider import start_span
+
+        return start_span(f"sw_agent.{self.name}", name, context, kind, attributes)
+
     def _module_arrived(self, module: ModuleType) -> None:
         for patch in self.patches:
             if patch.module != module.__name__:
@@ -266,6 +274,13 @@ class DottedNames:
 def is_installed(name: str) -> bool:
     """Return whether the plugin of that name is installed: for a plugin whose work another one does already."""
     return name in _installed
+
+
+def set_attributes(span: Span, attributes: dict[str, Any]) -> None:
+    """Set attributes of a span that no other thread has yet, or has any more; their values are plain or tuples."""
+    from ._provider import set_attributes
+
+    set_attributes(span, attributes)
 
 
 def child_ending() -> None:
