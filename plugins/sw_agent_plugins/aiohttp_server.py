@@ -23,7 +23,7 @@ from sw_agent.http import (
     redacted_query,
     span_name,
 )
-from sw_agent.plugin import Entry, Option, Plugin, describe_error, inside
+from sw_agent.plugin import Entry, Option, Plugin, describe_error, inside, set_attributes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,10 +206,8 @@ class Exchange:
         self._name = NAMES.get(message.method, UNKNOWN)
         self.response: Any = None
         self.messages: Messages | None = None
-        span = plugin.tracer.start_span(
-            self._name, context, kind=ready.server, attributes=attributes_of(request, self._path, ready)
-        )
-        self.context = inside(span, context)
+        span = plugin.start_span(self._name, context, ready.server, attributes_of(request, self._path, ready))
+        self.context = ready.set_span_in_context(span, context) if span.is_recording() else inside(span, context)
         self._span: Span | None = span
 
     def fail(self, error: BaseException) -> None:
@@ -265,7 +263,7 @@ class Exchange:
                 headers = response.headers
                 attributes.update(self._ready.response_headers.attributes(lambda name: headers.getall(name, ())))
         if attributes:
-            span.set_attributes(attributes)
+            set_attributes(span, attributes)
 
     def message_span(self) -> tuple[Span, Context]:
         """Return a span for one message of a WebSocket, the root of a trace of its own, and its context."""

@@ -154,3 +154,42 @@ def test_the_plugin_is_listed_with_the_version_that_is_here(tmp_path: Path) -> N
     )
     (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == ["aiohttp-server"]]
     assert "on" in line.split()
+
+
+def test_a_processor_of_the_programs_sees_the_attributes_of_a_request_that_begins(launch: Launch) -> None:
+    watching = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
+
+class Watcher(SpanProcessor):
+    def on_start(self, span, parent_context=None):
+        print(span.name, span.attributes.get("url.path"), flush=True)
+
+trace.get_tracer_provider().add_span_processor(Watcher())
+"""
+    program = launch(watching + SERVER, prelude="")
+    ask(int(program.read_line()), GET)
+    program.process.send_signal(signal.SIGTERM)
+    assert program.end() == "GET /hello/world\n"
+
+
+def test_requests_have_all_their_attributes_in_the_store(launch: Launch) -> None:
+    program, port = started(launch, SW_PLUGIN_AIOHTTP_SERVER_REQUEST_HEADERS="X-A")
+    ask(port, GET + b"\r\nUser-Agent: curl/8\r\nX-A: 1")
+    program.process.send_signal(signal.SIGTERM)
+    program.end()
+    (span,) = program.spans()
+    assert span.kind == "SERVER"
+    for key, value in {
+        "http.request.method": "GET",
+        "url.path": "/hello/world",
+        "url.scheme": "http",
+        "http.route": "/hello/{name}",
+        "http.response.status_code": 200,
+        "http.request.header.x-a": ["1"],
+        "server.address": "shop.test",
+        "network.protocol.version": "1.1",
+        "user_agent.original": "curl/8",
+    }.items():
+        assert span.attributes[key] == value
+    assert "thread.id" in span.attributes
