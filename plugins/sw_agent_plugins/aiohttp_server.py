@@ -120,10 +120,7 @@ async def handle_in_a_span(
     entry = Entry(exchange.context)
     entry.enter()
     try:
-        outcome = await wrapped(*args, **kwargs)
-        response, is_disconnected = outcome
-        exchange.end(None if is_disconnected else response)
-        return outcome
+        return await wrapped(*args, **kwargs)
     except Exception as error:  # aiohttp will not answer it
         exchange.fail(error)
         raise
@@ -167,7 +164,7 @@ def end_with_the_handshake(
     wrapped(*args, **kwargs)
     exchange = _exchange_of(args[0])
     if exchange is not None:
-        exchange.end(websocket)
+        exchange.end()
         if plugin.settings["websocket_messages"]:
             exchange.messages = websocket._reader = Messages(websocket._reader, exchange)
 
@@ -222,14 +219,14 @@ class Exchange:
             describe_error(span, error)
             span.record_exception(error)
 
-    def end(self, sent: Any = None) -> None:
-        """End the span, unless it has ended; `sent` is the response, where all of it was written."""
+    def end(self) -> None:
+        """End the span, unless it has ended."""
         span, self._span = self._span, None
         if span is None:
             return
         try:
             if span.is_recording():
-                self._describe(span, sent)
+                self._describe(span)
         finally:
             span.end()
 
@@ -243,15 +240,15 @@ class Exchange:
         transport = self._request.transport
         return transport is None or transport.is_closing()
 
-    def _describe(self, span: Any, sent: Any) -> None:
+    def _describe(self, span: Any) -> None:
         attributes: dict[str, Any] = {}
         route = self._route = route_of(self._request)
         if route is not None:
             attributes["http.route"] = route
             if getattr(span, "name", None) is self._name:
                 span.update_name(f"{self._name} {route}")
-        response = self.response if self.response is not None else sent
-        if response is not None and (sent is not None or self._request.writer.output_size > 0):
+        response = self.response
+        if response is not None and self._request.writer.output_size > 0:
             status = response.status
             attributes["http.response.status_code"] = status
             if status >= SERVER_ERROR and not self._failed:

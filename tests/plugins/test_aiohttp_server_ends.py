@@ -242,6 +242,26 @@ def test_a_client_that_leaves_during_a_stream_is_no_error(
     assert found.attributes["http.response.status_code"] == 200
 
 
+def test_writing_to_a_connection_that_is_closing_is_no_error(
+    spans: RecordedSpans, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.close()
+        await response.write(b"x" * 65536)
+        return response
+
+    async def main() -> Any:
+        async with serving(application(("/", handler))) as server:
+            (await server.connect()).send_request("/")
+            return await ended(spans)
+
+    (found,) = asyncio.run(main())
+    assert_no_error(found)
+
+
 @pytest.mark.parametrize("error", [ConnectionRefusedError, ConnectionResetError])
 def test_a_connection_of_the_handlers_own_that_fails_is_an_error(
     spans: RecordedSpans, error: type[Exception], caplog: pytest.LogCaptureFixture
@@ -281,9 +301,11 @@ def test_a_shutdown_cancels_a_handler_and_that_is_no_error(spans: RecordedSpans)
 
 def test_nothing_is_kept_of_a_request_that_is_over(spans: RecordedSpans) -> None:
     requests: list[weakref.ref[web.Request]] = []
+    last: list[web.Request] = []
 
     async def handler(request: web.Request) -> web.Response:
         requests.append(weakref.ref(request))
+        last[:] = [request]
         assert not [name for name in request if "sw" in str(name)]
         return web.Response()
 
@@ -295,6 +317,7 @@ def test_nothing_is_kept_of_a_request_that_is_over(spans: RecordedSpans) -> None
             await ended(spans, 3)
             gc.collect()
             assert [request() for request in requests[:2]] == [None, None]
+            assert not [name for name in vars(last[0]) if "_sw" in name]
 
     asyncio.run(main())
 
