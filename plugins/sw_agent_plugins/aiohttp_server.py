@@ -177,6 +177,9 @@ def _exchange_of(request: Any) -> Exchange | None:
     return exchange
 
 
+# Spans
+
+
 class Exchange:
     """A request and its response, as a span. `context` is that of the handler."""
 
@@ -315,6 +318,9 @@ class Messages:
             span.end()
 
 
+# What is recorded
+
+
 def attributes_of(request: Any, path: str, ready: Settings) -> dict[str, Any]:
     """Return what the conventions say of a request."""
     message, headers = request._message, request.headers
@@ -358,4 +364,4 @@ def route_of(request: Any) -> str | None:
     """Return the template of the route that the request has taken, with the prefixes of the applications around it."""
     match = getattr(request, "_match_info", None)
     resource = match.route.resource if match is not None else None
-    return resource.canonical if resource is not None else None
+    return (resource.canonical or None) if resource is not None else None

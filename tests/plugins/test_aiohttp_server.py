@@ -380,6 +380,20 @@ def test_the_access_log_is_as_without_the_agent(caplog: pytest.LogCaptureFixture
     assert traced == plain == 'GET /?a HTTP/1.1 200 {} "curl"'.format(plain.split(" ")[4])
 
 
+def test_the_representation_of_what_a_handler_gets_is_as_without_the_agent() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        assert request.task is not None
+        return web.Response(text=f"{request!r} {list(request)} {request.match_info!r}")
+
+    async def main() -> bytes:
+        async with serving(application(("/{n}", handler))) as server:
+            return (await server.ask("/7")).body.partition(b" handler=")[0]
+
+    plain = asyncio.run(main())
+    with installed(plugin):
+        assert asyncio.run(main()).split(b" at 0x")[0] == plain.split(b" at 0x")[0]
+
+
 # Options
 
 
