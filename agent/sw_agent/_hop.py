@@ -81,7 +81,7 @@ class SpanHop(Hop):
 
     def _start_span(self, context: Context | None) -> Context:
         from opentelemetry.context import Context
-        from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
+        from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
         from ._provider import get_tracer
 
@@ -96,11 +96,7 @@ class SpanHop(Hop):
             context = set_span_in_context(INVALID_SPAN, context)
         tracer = get_tracer(f"sw_agent.{self._scope}")
         self.span = tracer.start_span(name, context, attributes=attributes, links=links)
-        if not self.span.is_recording() and (
-            get_current_span(context).get_span_context().is_valid or not self.span.get_span_context().is_valid
-        ):
-            return context  # not sampled: what runs inside hangs under the nearest span that exists
-        return set_span_in_context(self.span, context)
+        return inside(self.span, context)
 
 
 class _Nothing(Hop):
@@ -118,9 +114,34 @@ class _Nothing(Hop):
 NOTHING = _Nothing(None)
 
 
+def inside(span: Span, context: Context) -> Context:
+    """Return the context for what runs inside a span that was started in `context`.
+
+    What runs inside one that is not sampled hangs under the nearest span that exists.
+    """
+    from opentelemetry.trace import get_current_span, set_span_in_context
+
+    if not span.is_recording() and (
+        get_current_span(context).get_span_context().is_valid or not span.get_span_context().is_valid
+    ):
+        return context
+    return set_span_in_context(span, context)
+
+
+def is_failure(error: BaseException | None) -> bool:
+    """Return whether an exception is a failure: a cancellation, or the end of the program, is none."""
+    return isinstance(error, Exception) and type(error).__name__ != "CancelledError"
+
+
+def error_type(error: BaseException) -> str:
+    """Return the value of the attribute `error.type` for an exception."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def mark_failed(span: Span, error: BaseException) -> None:
-    """Give a span the status ERROR and the type of the exception; a cancellation or the end of a program is none."""
-    if isinstance(error, Exception) and type(error).__name__ != "CancelledError":
+    """Give a span the status ERROR and the type of the exception, where that is a failure."""
+    if is_failure(error):
         describe_error(span, error)
 
 
@@ -128,11 +149,8 @@ def describe_error(span: Span, error: BaseException) -> None:
     """Give a span the status ERROR and the type of any exception."""
     from opentelemetry.trace import StatusCode
 
-    kind = type(error)
-    span.set_attribute(
-        "error.type", kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    )
-    span.set_status(StatusCode.ERROR, f"{kind.__name__}: {error}")
+    span.set_attribute("error.type", error_type(error))
+    span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
 
 
 def function_name(function: Any) -> tuple[str, str]:

@@ -35,6 +35,15 @@ class AgentProvider(TracerProvider):
             id_generator=_ids.IdGenerator(),  # type: ignore[arg-type]
         )
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether spans go elsewhere than into the agent's pipeline: the program has added a processor, or a provider.
+
+        Or the program has set another sampler.
+        """
+        processors = getattr(self._active_span_processor, "_span_processors", ())
+        return self._successor is not None or len(processors) != 1 or self.sampler is not self._own_sampler
+
     def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
         """Return a tracer, of the successor if there is one."""
         if self._successor is not None:

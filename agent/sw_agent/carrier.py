@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
+
 from .snapshot import EMPTY, ContextSnapshot, capture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from opentelemetry.propagators.textmap import TextMapPropagator
     from typing_extensions import Self
+
+LONGEST_HEADER = 8192  # bytes, of baggage: https://www.w3.org/TR/baggage/#limits
+_W3C = frozenset(("traceparent", "tracestate", "baggage"))
+_known_names: tuple[TextMapPropagator, Sequence[str] | None] | None = None
+_reading: set[int] = set()  # ids of threads
 
 
 class ContextCarrier(dict[str, str]):
@@ -48,8 +57,59 @@ class ContextCarrier(dict[str, str]):
     def _extracted(self, propagator: TextMapPropagator) -> ContextSnapshot:
         from opentelemetry.context import Context
 
-        headers = {str(name).lower(): value for name, value in self.items() if isinstance(value, str)}
-        return ContextSnapshot(propagator.extract(headers, Context()))
+        headers = {str(name).lower(): _readable(value) for name, value in self.items() if isinstance(value, str)}
+        thread = get_ident()
+        _reading.add(thread)
+        try:
+            return ContextSnapshot(propagator.extract(headers, Context()))
+        except Exception as error:  # a propagator of somebody else's
+            from ._containment import contain
+
+            contain("reading the headers of a context", error)
+            return EMPTY
+        finally:
+            _reading.discard(thread)
+
+
+def header_names() -> Sequence[str] | None:
+    """Return the headers that `ContextCarrier.extract` reads, in lower case; None where it may read any."""
+    global _known_names
+    propagator = _configured()
+    if _known_names is None or _known_names[0] is not propagator:
+        names = sorted(propagator.fields)
+        _known_names = propagator, names if _W3C.issuperset(names) else None
+    return _known_names[1]
+
+
+def _readable(value: str) -> str:
+    """Return the members of a header, between commas, that a propagator can read: ASCII, and not too long together.
+
+    OpenTelemetry's raise for a lone surrogate, and give up all of a baggage that is longer than 8192 bytes.
+    """
+    if value.isascii() and len(value) <= LONGEST_HEADER:
+        return value
+    members = []
+    length = -1
+    for member in value.split(","):
+        if member.isascii() and length + len(member) + 1 <= LONGEST_HEADER:
+            length += len(member) + 1
+            members.append(member)
+    return ",".join(members)
+
+
+def _keep_quiet() -> None:
+    """Hold back what OpenTelemetry logs about malformed headers while they are read here.
+
+    Whoever sends a request to the program would write into its log.
+    """
+    import logging
+
+    for name in ("baggage", "baggage.propagation", "trace.propagation.tracecontext", "trace.span"):
+        logging.getLogger(f"opentelemetry.{name}").addFilter(_is_not_reading)
+
+
+def _is_not_reading(_record: object) -> bool:
+    return get_ident() not in _reading
 
 
 def pack(snapshot: ContextSnapshot) -> tuple[dict[str, str], int]:
@@ -75,6 +135,7 @@ def _w3c() -> TextMapPropagator:
         from opentelemetry.propagators.composite import CompositePropagator
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        _keep_quiet()
         _w3c_propagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
     return _w3c_propagator
 
@@ -88,12 +149,19 @@ def prepare() -> None:
     _w3c()
 
 
-def _configured() -> TextMapPropagator:
-    try:
-        from opentelemetry.propagate import get_global_textmap
-    except Exception as error:  # OTEL_PROPAGATORS names one that is not installed: that module raises on import
-        from ._containment import contain
+_get_global_textmap: Callable[[], TextMapPropagator] | None = None
 
-        contain("OTEL_PROPAGATORS", error)
-        return _w3c()
-    return get_global_textmap()
+
+def _configured() -> TextMapPropagator:
+    global _get_global_textmap
+    if _get_global_textmap is None:
+        w3c = _w3c()
+        try:
+            from opentelemetry.propagate import get_global_textmap
+        except Exception as error:  # OTEL_PROPAGATORS names one that is not installed: that module raises on import
+            from ._containment import contain
+
+            contain("OTEL_PROPAGATORS", error)
+            return w3c
+        _get_global_textmap = get_global_textmap
+    return _get_global_textmap()

@@ -5,14 +5,21 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (stable since 1.23.
 
 from __future__ import annotations
 
+from ._hop import error_type, is_failure
+from .carrier import ContextCarrier, header_names
 from .snapshot import current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
     from opentelemetry.trace import Span
 
+    from .snapshot import ContextSnapshot
+
+LONGEST_HOST = 255  # characters, of a domain name: RFC 1035, section 2.3.4
+_NO_HOST = frozenset(' "#/<>?@[\\]^`{|}\t')
 REDACTED = "REDACTED"
 OTHER = "_OTHER"
 # The methods that the conventions know: those of RFC 9110 and PATCH of RFC 5789.
@@ -60,6 +67,16 @@ def redacted_query(query: str) -> str:
     return "&".join(pairs)
 
 
+def any_of(globs: list[str]) -> Callable[[str], object] | None:
+    """Return what tells whether a text, such as a path, fits one of these patterns; None where there are none."""
+    if not globs:
+        return None
+    import re
+    from fnmatch import translate
+
+    return re.compile("|".join(map(translate, globs))).match
+
+
 class CapturedHeaders:
     """The headers that the configuration asks for, as attributes `http.request.header.NAME` or `http.response…`.
 
@@ -72,13 +89,13 @@ class CapturedHeaders:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def attributes(self, values_of: Callable[[str], Sequence[str]]) -> dict[str, list[str]]:
+    def attributes(self, values_of: Callable[[str], Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """Return the attributes; `values_of(name)` returns all values of a header, none where it is missing."""
         found = {}
         for name, key, sensitive in self._keys:
             values = values_of(name)
             if values:
-                found[key] = [REDACTED] if sensitive else list(values)
+                found[key] = (REDACTED,) if sensitive else tuple(map(printable, values))
         return found
 
 
@@ -118,17 +135,10 @@ def mark_failed(span: Span, error: BaseException) -> None:
         text = str(error)
     except Exception:  # the program's exception has none
         text = ""
-    kind = type(error)
-    span.set_attribute(
-        "error.type", kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    span.set_attribute("error.type", error_type(error))
+    name = type(error).__name__
     may_hold_url = any(mark in text for mark in ("://", "?", "@"))
-    span.set_status(StatusCode.ERROR, kind.__name__ if may_hold_url else f"{kind.__name__}: {text}")
-
-
-def is_failure(error: BaseException | None) -> bool:
-    """Return whether an exception is a failure: a cancellation, or the end of the program, is none."""
-    return isinstance(error, Exception) and type(error).__name__ != "CancelledError"
+    span.set_status(StatusCode.ERROR, name if may_hold_url else f"{name}: {text}")
 
 
 def is_suppressed() -> bool:
@@ -151,3 +161,42 @@ def _suppressing() -> tuple[str, ...]:
         keys = (getattr(context, f"_{name.upper()}_KEY", name) for name in names)
         _suppressing_keys = (*names, *keys)
     return _suppressing_keys
+
+
+def context_in(headers: Any) -> ContextSnapshot:
+    """Return the context that the headers of a request bring; what is malformed of it counts as missing.
+
+    `headers` is a mapping with several values for a name, as `multidict.CIMultiDict` is, with its method `getall`.
+    """
+    names = header_names()
+    if names is None:
+        names = {name.lower() for name in headers}  # type: ignore[assignment]
+    carrier = ContextCarrier()
+    for name in names:  # type: ignore[union-attr]
+        values = headers.getall(name, None)
+        if values:
+            carrier[name] = values[0] if len(values) == 1 else ",".join(values)
+    return carrier.extract()
+
+
+def host_and_port(host: str) -> tuple[str, int | None]:
+    """Return the two parts of a header `Host`; ("", None) where it is no host at all."""
+    name, colon, digits = host.rpartition(":")
+    port = None
+    if not colon or host.endswith("]"):
+        name = host
+    elif digits.isdecimal() and digits.isascii() and len(digits) <= 5:
+        port = int(digits)
+    else:
+        return "", None
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    elif ":" in name:
+        return "", None
+    is_host = 0 < len(name) <= LONGEST_HOST and name.isascii() and _NO_HOST.isdisjoint(name)
+    return (name, port) if is_host and (port or 0) <= 65535 else ("", None)
+
+
+def printable(value: str) -> str:
+    """Return a value with "?" for bytes that were no UTF-8: they are lone surrogates here, which nothing can encode."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")

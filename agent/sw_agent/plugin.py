@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from . import _imports
 from ._containment import contain
-from ._hop import NOTHING, Hop, SpanHop, describe_error, function_name, mark_failed
+from ._hop import NOTHING, Hop, SpanHop, describe_error, function_name, inside, is_failure, mark_failed
 from ._patching import Patch, TargetNotFoundError
 from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, TypeVar
 
-    from opentelemetry.trace import Tracer
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, SpanKind, Tracer
 
     from ._patching import Kind
 
@@ -53,9 +54,12 @@ __all__ = [
     "capture_if_active",
     "child_ending",
     "describe_error",
+    "inside",
+    "is_failure",
     "is_installed",
     "mark_failed",
     "service_name",
+    "set_attributes",
 ]
 
 
@@ -219,6 +223,12 @@ class Plugin:
 
         return get_tracer(f"sw_agent.{self.name}")
 
+    def start_span(self, name: str, context: Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
+        """Start a span in `context`, for plugins on a hot path; the values of attributes are plain or tuples."""
+        from ._provider import start_span
+
+        return start_span(f"sw_agent.{self.name}", name, context, kind, attributes)
+
     def _module_arrived(self, module: ModuleType) -> None:
         for patch in self.patches:
             if patch.module != module.__name__:
@@ -265,6 +275,13 @@ class DottedNames:
 def is_installed(name: str) -> bool:
     """Return whether the plugin of that name is installed: for a plugin whose work another one does already."""
     return name in _installed
+
+
+def set_attributes(span: Span, attributes: dict[str, Any]) -> None:
+    """Set attributes of a span that no other thread has yet, or has any more; their values are plain or tuples."""
+    from ._provider import set_attributes
+
+    set_attributes(span, attributes)
 
 
 def child_ending() -> None:

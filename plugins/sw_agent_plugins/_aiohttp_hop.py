@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from time import time_ns
 
-from sw_agent.http import CapturedHeaders, is_failure, mark_failed, mark_status, redacted_url
+from sw_agent.http import CapturedHeaders, any_of, mark_failed, mark_status, redacted_url
+from sw_agent.plugin import is_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from re import Pattern
     from typing import Any
 
     from opentelemetry.trace import Span
@@ -104,29 +104,24 @@ class Recording:
         self._request = CapturedHeaders("request", settings["request_headers"])
         self._response = CapturedHeaders("response", settings["response_headers"])
         self._query = settings["query"]
-        self._excluded: Pattern[str] | None = None
-        if settings["exclude"]:
-            import re
-            from fnmatch import translate
-
-            self._excluded = re.compile("|".join(map(translate, settings["exclude"])))
+        self._is_excluded = any_of(settings["exclude"])
 
     def excludes(self, url: Any) -> bool:
         """Return whether requests for this URL have no span."""
-        if self._excluded is None:
+        if self._is_excluded is None:
             return False
         path = url.raw_path
         forms = f"{url.raw_host}{path}", f"{url.raw_host}:{url.port}{path}", redacted_url(str(url), False)
-        return any(self._excluded.match(form) for form in forms)
+        return any(map(self._is_excluded, forms))
 
     def full(self, url: Any) -> str:
         """Return a URL without what is secret in it."""
         return redacted_url(str(url), self._query)
 
-    def of_request(self, headers: Any) -> dict[str, list[str]]:
+    def of_request(self, headers: Any) -> dict[str, tuple[str, ...]]:
         """Return the attributes for the headers of a request."""
         return self._request.attributes(lambda name: headers.getall(name, ())) if self._request else {}
 
-    def of_response(self, headers: Any) -> dict[str, list[str]]:
+    def of_response(self, headers: Any) -> dict[str, tuple[str, ...]]:
         """Return the attributes for the headers of a response."""
         return self._response.attributes(lambda name: headers.getall(name, ())) if self._response else {}

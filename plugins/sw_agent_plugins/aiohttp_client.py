@@ -18,7 +18,7 @@ from weakref import ref
 
 from sw_agent.carrier import ContextCarrier
 from sw_agent.http import is_suppressed, method_attributes, span_name
-from sw_agent.plugin import ContextSnapshot, Option, Plugin
+from sw_agent.plugin import ContextSnapshot, Option, Plugin, inside
 from sw_agent.snapshot import capture
 
 from ._aiohttp_hop import Hop, Recording
@@ -88,7 +88,8 @@ def _begin(request: Any) -> Hop | None:
     if count:
         attributes["http.request.resend_count"] = count
     span = _start_span(request.method, attributes)
-    carrier = ContextCarrier.inject(_with(span, around))
+    context = around.context or sys.modules["opentelemetry.context"].Context()
+    carrier = ContextCarrier.inject(ContextSnapshot(inside(span, context)))
     if not span.is_recording():
         return Hop(None, carrier)
     hop = Hop(span, carrier, count)
@@ -116,14 +117,6 @@ def _start_span(method: str, attributes: dict[str, Any]) -> Span:
     tracer = plugin.tracer
     client = sys.modules["opentelemetry.trace"].SpanKind.CLIENT  # importing it takes longer
     return tracer.start_span(span_name(method), kind=client, attributes=attributes)
-
-
-def _with(span: Span, around: ContextSnapshot) -> ContextSnapshot:
-    """Return what the server shall know: the span, or the nearest one that exists where this one is not recorded."""
-    trace = sys.modules["opentelemetry.trace"]
-    if not span.is_recording() and trace.get_current_span(around.context).get_span_context().is_valid:
-        return around
-    return ContextSnapshot(trace.set_span_in_context(span, around.context))
 
 
 @plugin.intercept("aiohttp.client_reqrep:ClientRequest.send")

@@ -294,6 +294,7 @@ async def test_what_is_not_sampled_leaves_no_orphans(monkeypatch: pytest.MonkeyP
         context._SUPPRESS_INSTRUMENTATION_KEY,
         context._SUPPRESS_HTTP_INSTRUMENTATION_KEY,
     ],
+    ids=["plain", "plain http", "own", "own http"],
 )
 @in_loop
 async def test_requests_of_an_exporter_are_left_alone(key: str):
