@@ -48,6 +48,9 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/aiohttp_server.py
+	$(BIN)/python benchmarks/aiohttp_client.py
+	$(BIN)/python benchmarks/celery_publish.py
 
 clean:
 	rm -rf .venv .venv-3.* .compat

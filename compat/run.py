@@ -75,7 +75,7 @@ class Checkout:
         environ["SW_EXPORT_PATH"] = str(self._folder / "traces.db")
         with (self._folder / f"{way}.txt").open("w") as output:
             done = subprocess.run(command, cwd=self._source, env=environ, stdout=output, stderr=output, check=False)
-        if done.returncode not in (0, 1):  # 1: tests have failed; above: pytest itself
+        if done.returncode not in (0, 1) or not report.exists():  # 1: tests have failed; above: pytest itself
             raise SystemExit(f"{self.name}, {way}: the tests were not run; see {output.name}")
         return dict(_outcomes(report))
 

@@ -36,7 +36,20 @@ SUITES = {
     ),
     "aiohttp": Suite(
         library="aiohttp[speedups]",
-        requires=("pytest-mock", "blockbuster", "freezegun", "isal", "proxy.py", "re-assert", "trustme", "zlib_ng"),
+        requires=(
+            *(
+                "blockbuster",
+                "coverage",
+                "freezegun",
+                "isal",
+                "proxy.py",
+                "pytest-codspeed",
+                "pytest-cov",
+                "pytest-mock",
+            ),
+            *("pytest-xdist", "re-assert", "trustme", "zlib_ng"),
+        ),
         tests=("tests",),
+        arguments=("-o", "addopts=", "--ignore=tests/autobahn"),
     ),
 }
