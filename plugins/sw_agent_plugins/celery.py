@@ -88,6 +88,8 @@ plugin.detach("celery.beat:Scheduler.apply_async")
 
 @plugin.intercept("celery.app.trace:fast_trace_task")
 @plugin.intercept("celery.app.trace:trace_task_ret")
+@plugin.intercept("celery.worker.request:fast_trace_task")  # the same, where they are imported by name
+@plugin.intercept("celery.worker.request:trace_task_ret")
 def run_as_the_message_says(wrapped: Wrapped, _: None, args: Args, kwargs: Kwargs) -> Any:
     """Run a task in a CONSUMER span, the child of what its message has brought, whatever is current in the worker."""
     name, _task_id, request = args[:3]
