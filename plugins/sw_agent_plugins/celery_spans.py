@@ -7,6 +7,7 @@ named after the task, not the queue: most programs have one queue, whose name sa
 
 from __future__ import annotations
 
+import sys
 from contextvars import ContextVar
 
 from sw_agent.plugin import Entry, describe_error, mark_failed
@@ -171,9 +172,15 @@ class Attempt(SpanEntry):
         current_attempt.set(self)
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Undo that."""
+        """Undo that.
+
+        A process of a pool that is told to end says nothing: it may be killed before it could, and so the main process
+        tells about its task, which knows why.
+        """
         if self.span is not None:
             current_attempt.set(self._outer)
+        if error is not None and _told_to_end():
+            self.span = None
         super().leave(error)
 
     def say(self, state: str, error: object = None) -> None:
@@ -196,6 +203,11 @@ class Attempt(SpanEntry):
 
 current_publication: ContextVar[Publication | None] = ContextVar("sw_agent.celery.publication", default=None)
 current_attempt: ContextVar[Attempt | None] = ContextVar("sw_agent.celery.attempt", default=None)
+
+
+def _told_to_end() -> bool:
+    """Return whether billiard's handler of SIGTERM, which raises SystemExit, has been called in this process."""
+    return any(getattr(sys.modules.get("billiard.common"), "_should_have_exited", ()))
 
 
 def relation_of(plugin: Plugin, name: str) -> str:
