@@ -1,6 +1,6 @@
 """What the agent adds to publishing a Celery task: plain and under the agent, alternating in one run.
 
-`python benchmarks/celery_publish.py [rounds]`; the broker is in memory, so that nothing but Celery and the agent counts.
+`python benchmarks/celery_publish.py [rounds]`; the broker is in memory, so that only Celery and the agent count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def publish(count):
 
 publish(200)
 with trace.get_tracer("benchmark").start_as_current_span("publisher"):
-    print(min(publish(500) for _ in range(7)))
+    print(min(publish(100) for _ in range(40)))
 """
 
 

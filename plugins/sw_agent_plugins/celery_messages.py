@@ -65,12 +65,6 @@ def without_ours(headers: Any) -> Any:
     return headers
 
 
-def wait_ms(note: Headers) -> float | None:
-    """Return the time since the message was published, in milliseconds; clocks that differ give no negative one."""
-    published_at = note.get("published_at")
-    return max(0, time_ns() - published_at) / 1e6 if type(published_at) is int and published_at > 0 else None
-
-
 def link_to_attempt(note: Headers) -> Link | None:
     """Return a link to the attempt that this message repeats."""
     attempt = note.get("attempt")
@@ -83,12 +77,12 @@ def queue_of(options: Headers, default: str) -> str:
     return str(getattr(queue, "name", queue))
 
 
-def described(headers: Headers) -> Headers:
-    """Return what a received message's headers say about it, as attributes."""
+def described(headers: Headers, note: Headers) -> Headers:
+    """Return what a received message's headers and its note say about it, as attributes."""
     task_id = headers.get("id")
     delivery = headers.get("delivery_info")
     queue = (delivery.get("routing_key") or delivery.get("exchange")) if isinstance(delivery, dict) else None
-    return {
+    attributes = {
         "messaging.system": "celery",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
@@ -96,6 +90,11 @@ def described(headers: Headers) -> Headers:
         "messaging.message.id": task_id,
         "messaging.message.conversation_id": headers.get("root_id") or task_id,
     }
+    attributes = {key: value for key, value in attributes.items() if isinstance(value, str)}
+    published_at = note.get("published_at")
+    if type(published_at) is int and published_at > 0:
+        attributes["sw.wait_ms"] = max(0, time_ns() - published_at) / 1e6  # clocks may differ
+    return attributes
 
 
 def context_of(snapshot: ContextSnapshot, *, linked: bool = False) -> Context:

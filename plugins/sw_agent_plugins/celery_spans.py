@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from sw_agent.plugin import Entry, describe_error, mark_failed
 from sw_agent.snapshot import capture
 
-from .celery_messages import context_of, described, link_to_attempt, put_in, queue_of, received, wait_ms
+from .celery_messages import context_of, described, link_to_attempt, put_in, queue_of, received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ class SpanEntry(Entry):
     ) -> None:
         from opentelemetry.trace import SpanKind, get_current_span, set_span_in_context
 
-        known = {key: value for key, value in attributes.items() if isinstance(value, (str, int, float))}
         self.span: Any = plugin.tracer.start_span(
-            name, parent, kind=SpanKind[kind], attributes=known, links=links, start_time=start_time
+            name, parent, kind=SpanKind[kind], attributes=attributes, links=links, start_time=start_time
         )
         if self.span.is_recording() or not get_current_span(parent).get_span_context().is_valid:
             parent = set_span_in_context(self.span, parent)
@@ -106,9 +105,13 @@ class Publication(SpanEntry):
     def address(self, message: Any, options: dict[str, Any], default_queue: str) -> None:
         """Describe the message, and give it the carrier."""
         task_id = message.properties.get("correlation_id")
-        self.span.set_attribute("messaging.destination.name", queue_of(options, default_queue))
-        self.span.set_attribute("messaging.message.id", str(task_id))
-        self.span.set_attribute("messaging.message.conversation_id", str(message.headers.get("root_id") or task_id))
+        self.span.set_attributes(
+            {
+                "messaging.destination.name": queue_of(options, default_queue),
+                "messaging.message.id": str(task_id),
+                "messaging.message.conversation_id": str(message.headers.get("root_id") or task_id),
+            }
+        )
         if self._repeated is not None:
             put_in(message, options.get("headers"), self._repeated.origin, self._repeated.span_context)
         else:
@@ -154,7 +157,7 @@ class Attempt(SpanEntry):
             known = list(links)
         else:
             self.origin, self.note = received(request)
-            attributes.update(described(request), **{"sw.wait_ms": wait_ms(self.note)})
+            attributes.update(described(request, self.note))
             linked = relation_of(plugin, name) == "link"
             known = [link for link in (link_to_attempt(self.note), self.origin.link() if linked else None) if link]
         parent, kind = context_of(self.origin, linked=linked), "INTERNAL" if inline else "CONSUMER"
