@@ -11,9 +11,11 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -24,6 +26,19 @@ RABBITMQ = ("127.0.0.1", 5672)
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """Yield the URL of a Redis."""
+    with running_redis() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """Return the URL of a RabbitMQ."""
+    return running_rabbitmq()
+
+
+@contextmanager
+def running_redis() -> Iterator[str]:
+    """Yield the URL of the Redis that answers, or of one that runs meanwhile."""
     if _answers(*REDIS):
         yield _redis_url(REDIS[1])
         return
@@ -32,7 +47,10 @@ def redis_url() -> Iterator[str]:
         _without("Redis does not answer at 127.0.0.1:6379, and there is no redis-server on the PATH")
     port = _free_port()
     arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-    with subprocess.Popen([str(server), *arguments], stdout=subprocess.DEVNULL, cwd="/tmp") as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen([str(server), *arguments], stdout=subprocess.DEVNULL, cwd=folder) as process,
+    ):
         try:
             deadline = time.monotonic() + 30
             while not _answers("127.0.0.1", port):
@@ -44,9 +62,8 @@ def redis_url() -> Iterator[str]:
             process.kill()
 
 
-@pytest.fixture(scope="session")
-def rabbitmq_url() -> str:
-    """Return the URL of a RabbitMQ."""
+def running_rabbitmq() -> str:
+    """Return the URL of the RabbitMQ that answers."""
     if not _answers(*RABBITMQ):
         _without("RabbitMQ does not answer at 127.0.0.1:5672")
     return "amqp://guest:guest@127.0.0.1:5672//"

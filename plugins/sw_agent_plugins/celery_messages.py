@@ -43,7 +43,8 @@ def received(headers: Headers) -> tuple[ContextSnapshot, Headers]:
     inner = headers.get("headers")
     every = {**headers, **inner} if isinstance(inner, dict) else headers
     note = every.get(OURS)
-    return ContextCarrier(every).extract(), note if isinstance(note, dict) else {}
+    texts = {name: text for name, text in every.items() if isinstance(text, str) and len(text) <= LONGEST}
+    return ContextCarrier(texts).extract(), note if isinstance(note, dict) else {}
 
 
 def take_out(headers: Headers, snapshot: ContextSnapshot, note: Headers) -> None:

@@ -48,7 +48,8 @@ class SpanEntry(Entry):
         self.span: Any = plugin.tracer.start_span(
             name, parent, kind=SpanKind[kind], attributes=attributes, links=links, start_time=start_time
         )
-        if self.span.is_recording() or not get_current_span(parent).get_span_context().is_valid:
+        is_root = self.span.get_span_context().is_valid and not get_current_span(parent).get_span_context().is_valid
+        if self.span.is_recording() or is_root:  # else what runs inside hangs under the nearest span that exists
             parent = set_span_in_context(self.span, parent)
         super().__init__(parent)
 

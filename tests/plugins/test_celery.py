@@ -349,13 +349,13 @@ def test_baggage_reaches_the_task(program: Program, spans: Recording) -> None:
 
 
 def test_baggage_that_is_too_long_for_a_broker_is_left_out(program: Program, spans: Recording) -> None:
+    queue = f"sw-test-{uuid.uuid4().hex}"
     token = context.attach(baggage.set_baggage("tenant", "7" * 65536))
-    with span():
-        program.looks.delay()
+    program.looks.apply_async(queue=queue)
     context.detach(token)
-    (attempt,) = spans.processed("proj.looks")
-    assert spans.parent(attempt) == "publish proj.looks"
-    assert program.seen[0][1] == {}
+    with program.app.connection_for_read() as connection:
+        headers = connection.default_channel.basic_get(queue, no_ack=True).headers
+    assert ("traceparent" in headers, "baggage" in headers) == (True, False)
 
 
 def test_a_span_dies_with_its_task(program: Program, spans: Recording) -> None:
@@ -589,7 +589,7 @@ def test_a_message_that_the_broker_does_not_get_is_an_error_and_the_exception_th
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         app = Celery("down", broker=f"amqp://127.0.0.1:{bound.getsockname()[1]}", set_as_current=False)
-        app.conf.update(task_publish_retry=False, broker_connection_timeout=1)
+        app.conf.update(task_publish_retry=False, broker_transport_options={"max_retries": 0})
         for _ in range(2):
             with span() as publisher:
                 with pytest.raises(kombu.exceptions.OperationalError):
@@ -717,6 +717,21 @@ def test_foreign_messages_run_with_what_is_valid_of_their_carrier(
         assert (attempt.parent is not None) is valid
         assert attempt.attributes["celery.state"] == "SUCCESS"
         assert attempt.attributes.get("sw.wait_ms", 0) >= 0
+
+
+def test_nothing_is_said_about_baggage_that_is_too_long(
+    program: Program, spans: Recording, caplog: pytest.LogCaptureFixture
+) -> None:
+    program.send({"traceparent": TRACE, "baggage": "a=" + "b" * 65536})
+    spans.processed("proj.looks")
+    assert caplog.records == []
+
+
+def test_what_runs_in_a_task_that_is_not_sampled_hangs_under_its_publisher(program: Program, spans: Recording) -> None:
+    program.send({"traceparent": f"{TRACE[:-2]}00"})
+    (_, _, current), *_ = until(lambda: program.seen)
+    assert (current.trace_id, current.span_id, current.trace_flags.sampled) == (1, 2, False)
+    assert spans.named("process proj.looks") == []
 
 
 def test_headers_of_bytes_are_none(program: Program, spans: Recording) -> None:
