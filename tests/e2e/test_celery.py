@@ -503,7 +503,6 @@ def test_a_worker_ends_as_fast_and_as_quietly_as_without_the_agent(stage: Stage,
         took[agent], said[agent] = time.monotonic() - begin, worker.err
     assert said[True] == said[False]
     assert took[True] < took[False] + 2, took  # the longest that an end may be delayed by default
-    print(took)
 
 
 def test_a_worker_that_is_told_to_end_at_once_says_what_it_left(stage: Stage, client: Client) -> None:

@@ -150,7 +150,7 @@ class Program:
             body: Any = ([], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None})
             headers = {"lang": "js", "task": task, "id": task_id, "root_id": task_id, **headers}
         else:
-            body = {"task": task, "id": task_id, "args": [], "kwargs": {}, **more}
+            body = {"task": task, "id": task_id, **({"args": [], "kwargs": {}} if protocol == 1 else {}), **more}
         with self.app.connection_for_write() as connection:
             producer = kombu.Producer(connection, auto_declare=False)
             producer.publish(
@@ -704,7 +704,7 @@ FOREIGN: dict[str, tuple[dict[str, Any], bool]] = {
 }
 
 
-@pytest.mark.parametrize("protocol", [1, 2])
+@pytest.mark.parametrize("protocol", [0, 1, 2], ids=["1, without arguments", "1", "2"])
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_messages_run_with_what_is_valid_of_their_carrier(
     program: Program, spans: Recording, name: str, protocol: int
