@@ -400,6 +400,13 @@ def test_attempts_are_siblings_and_each_links_the_one_before(
     assert all(each.attributes["sw.wait_ms"] < 30_000 for each in (first, second, third)[1:])
 
 
+def test_attempts_at_a_message_of_another_agent_are_siblings_too(program: Program, spans: Recording) -> None:
+    program.send({"traceparent": f"00-{1:032x}-{2:016x}-01"}, task="proj.flaky", protocol=1, args=[1])
+    first, second = spans.processed("proj.flaky", 2)
+    assert {(each.context.trace_id, each.parent.span_id) for each in (first, second)} == {(1, 2)}
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
+
+
 def test_a_task_that_is_retried_for_an_exception_fails_with_its_last(program: Program, spans: Recording) -> None:
     program.auto.delay()
     first, second = spans.processed("proj.auto", 2)
