@@ -517,7 +517,7 @@ def test_a_worker_ends_as_fast_and_as_quietly_as_without_the_agent(stage: Stage,
         assert worker.stop() == 0
         took[agent], said[agent] = time.monotonic() - begin, worker.err
     assert said[True] == said[False]
-    assert took[True] < took[False] + 1, took
+    assert took[True] < took[False] + 1.8, took  # Celery itself looks up once a second; exit_timeout is 2
 
 
 def test_a_worker_that_is_told_to_end_at_once_says_what_it_left(stage: Stage, client: Client) -> None:
