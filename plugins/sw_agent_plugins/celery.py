@@ -62,9 +62,12 @@ plugin = Plugin(
 @plugin.intercept("celery.app.base:Celery.send_task")
 def publish(wrapped: Wrapped, _app: Any, args: Args, kwargs: Kwargs) -> Any:
     """Publish in a PRODUCER span."""
+    name = args[0] if args else kwargs.get("name")
+    if name is None:  # the library's own TypeError
+        return wrapped(*args, **kwargs)
     if kwargs.get("headers"):
         kwargs = {**kwargs, "headers": without_ours(kwargs["headers"])}
-    with Publication(plugin, args[0] if args else kwargs["name"], kwargs):
+    with Publication(plugin, name, kwargs):
         return wrapped(*args, **kwargs)
 
 

@@ -652,6 +652,8 @@ def test_a_wrong_entry_among_the_relations_gets_a_clear_message(entry: str) -> N
 def test_wrong_arguments_are_the_librarys_own_error_and_no_span(program: Program, spans: Recording) -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         program.add.delay(1)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'name'"):
+        program.app.send_task()
     assert spans.traces == set()
 
 
