@@ -42,9 +42,16 @@ def running_redis() -> Iterator[str]:
     if _answers(*REDIS):
         yield _redis_url(REDIS[1])
         return
+    with own_redis() as url:
+        yield url
+
+
+@contextmanager
+def own_redis() -> Iterator[str]:
+    """Yield the URL of a Redis that nobody else uses, and that is gone afterwards."""
     server = shutil.which("redis-server")
     if server is None:
-        _without("Redis does not answer at 127.0.0.1:6379, and there is no redis-server on the PATH")
+        _without("there is no redis-server on the PATH")
     port = _free_port()
     arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     with (

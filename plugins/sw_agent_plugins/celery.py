@@ -13,8 +13,8 @@ import sys
 from sw_agent.plugin import Option, Plugin
 from sw_agent.snapshot import capture
 
-from .celery_messages import take_out, without_ours
-from .celery_spans import Attempt, Publication, current_attempt, current_publication
+from ._celery_messages import take_out, without_ours
+from ._celery_spans import Attempt, Publication, current_attempt, current_publication
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from opentelemetry.semconv._incubating.attributes import error_attributes, messa
 from opentelemetry.trace import SpanKind, StatusCode
 
 from sw_agent.testing import RecordedSpans, installed
+from sw_agent_plugins._celery_messages import OURS
 from sw_agent_plugins.celery import plugin
-from sw_agent_plugins.celery_messages import OURS
 
 celery = pytest.importorskip("celery")
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 
-from sw_agent.plugin import Entry, describe_error, mark_failed
+from sw_agent.plugin import Entry, describe_error, inside, mark_failed
 from sw_agent.snapshot import capture
 
-from .celery_messages import context_of, described, link_to_attempt, put_in, queue_of, received
+from ._celery_messages import context_of, described, link_to_attempt, put_in, queue_of, received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,15 +43,12 @@ class SpanEntry(Entry):
         links: list[Link] | None = None,
         start_time: int | None = None,
     ) -> None:
-        from opentelemetry.trace import SpanKind, get_current_span, set_span_in_context
+        from opentelemetry.trace import SpanKind
 
         self.span: Any = plugin.tracer.start_span(
             name, parent, kind=SpanKind[kind], attributes=attributes, links=links, start_time=start_time
         )
-        is_root = self.span.get_span_context().is_valid and not get_current_span(parent).get_span_context().is_valid
-        if self.span.is_recording() or is_root:  # else what runs inside hangs under the nearest span that exists
-            parent = set_span_in_context(self.span, parent)
-        super().__init__(parent)
+        super().__init__(inside(self.span, parent))
 
     def leave(self, error: BaseException | None = None) -> None:
         """Make current what was before, and end the span; `error` is what was raised inside. Again it does nothing."""
