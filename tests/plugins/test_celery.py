@@ -6,6 +6,7 @@ import gc
 import importlib
 import inspect
 import json
+import logging
 import socket
 import threading
 import time
@@ -171,12 +172,15 @@ def untouched() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def running(untouched: dict[str, Any]) -> Iterator[tuple[Program, RecordedSpans]]:
+    level, handlers = logging.root.level, logging.root.handlers[:]
     with installed(plugin) as spans:
         program = Program()
         with start_worker(
             program.app, pool="solo", concurrency=1, perform_ping_check=False, shutdown_timeout=30, loglevel="CRITICAL"
         ):
             yield program, spans
+    logging.root.setLevel(level)  # a worker takes the root logger over
+    logging.root.handlers[:] = handlers
 
 
 class Recording:
