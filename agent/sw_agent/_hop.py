@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WAIT_MS = "sw.wait_ms"
 FUNCTION_NAME = "code.function.name"
+RECORDED_IN = "_sw_recorded_in"  # among the attributes of an exception, the id of a trace
 
 
 class Hop(Entry):
@@ -34,10 +35,7 @@ class Hop(Entry):
     def fail(self, error: BaseException) -> None:
         """Say that the work failed, where the library caught the exception; a cancellation is no failure."""
         if self.span is not None:
-            try:
-                mark_failed(self.span, error)
-            except Exception as failure:  # the program's exception has no text
-                contain("an error's description", failure)
+            mark_failed(self.span, error)
 
 
 class SpanHop(Hop):
@@ -150,7 +148,31 @@ def describe_error(span: Span, error: BaseException) -> None:
     from opentelemetry.trace import StatusCode
 
     span.set_attribute("error.type", error_type(error))
-    span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+    span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error_text(error)}")
+
+
+def error_text(error: BaseException) -> str:
+    """Return the text of an exception, empty where it has none."""
+    try:
+        return str(error)
+    except Exception:  # the program's exception raises when looked at
+        return ""
+
+
+def record_exception(span: Span, error: BaseException) -> None:
+    """Record an exception as an event of a span, unless a span of its trace has: that is where it was raised."""
+    try:
+        if vars(error).get(RECORDED_IN) != span.get_span_context().trace_id:
+            span.record_exception(error)
+            remember_recorded(span, (error,), {})
+    except Exception:  # the program's exception raises when it is looked at: it has a type and no more
+        return
+
+
+def remember_recorded(span: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let an exception know the trace that it is recorded in; goes before `record_exception` of the SDK's spans."""
+    error = args[0] if args else kwargs["exception"]
+    vars(error)[RECORDED_IN] = span.get_span_context().trace_id
 
 
 def function_name(function: Any) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import sys
 
 from . import _ids, _imports, _lifecycle, carrier
 from ._containment import contain
+from ._hop import remember_recorded
 from ._patching import Patch
 
 TYPE_CHECKING = False
@@ -26,7 +27,7 @@ _ours: AgentProvider | None = None
 _fed: list[Any] = []  # the providers that have the pipeline
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _broken = False
-_start_span: Patch | None = None
+_patches_of_sdk: list[Patch] = []
 
 
 def configure(config: Config) -> None:
@@ -145,18 +146,20 @@ def _feed(provider: Any) -> None:
     _fed.append(provider)
     provider.add_span_processor(_lifecycle.pipeline)
     _lifecycle.flush_before_sudden_ends()
-    _watch_for_stale_parents()
-
-
-def _watch_for_stale_parents() -> None:
-    global _start_span
     sdk = sys.modules.get("opentelemetry.sdk.trace")
-    if _start_span is None and sdk is not None and _config is not None and _config.stale_parent_after > 0:
+    if not _patches_of_sdk and sdk is not None and _config is not None:
+        _patch_sdk(sdk, _config)
+
+
+def _patch_sdk(sdk: ModuleType, config: Config) -> None:
+    _patches_of_sdk.append(Patch("opentelemetry.sdk.trace:Span.record_exception", remember_recorded, "before"))
+    if config.stale_parent_after > 0:
         from ._sampling import link_to_stale_parent
 
-        interceptor = link_to_stale_parent(_config.stale_parent_after)
-        _start_span = Patch("opentelemetry.sdk.trace:Tracer.start_span", interceptor, "before")
-        _start_span.install(sdk)
+        interceptor = link_to_stale_parent(config.stale_parent_after)
+        _patches_of_sdk.append(Patch("opentelemetry.sdk.trace:Tracer.start_span", interceptor, "before"))
+    for patch in _patches_of_sdk:
+        patch.install(sdk)
 
 
 # The program's own provider

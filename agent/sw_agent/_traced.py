@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ._containment import contain
-from ._hop import mark_failed
+from ._hop import mark_failed, record_exception
 from ._instrument import Steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
-    from types import CodeType, TracebackType
+    from types import TracebackType
     from typing import Any
 
     from opentelemetry.trace import Link, Span, Tracer
@@ -56,9 +56,7 @@ class Traced:
             (callable, _function),
         )
         make = next(make for is_kind, make in kinds if is_kind(self.function))
-        call = make(self, self.function)
-        _WRAPPERS.add(call.__code__)
-        return functools.wraps(self.function)(call)
+        return functools.wraps(self.function)(make(self, self.function))
 
     def span(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Running:
         """Start the span of a call with these arguments."""
@@ -122,25 +120,9 @@ class _Running:
             return
         if error is not None:
             mark_failed(self._span, error)
-            if isinstance(error, Exception) and _wrappers_passed(traceback) == 1:
-                self._span.record_exception(error)
+            if isinstance(error, Exception):
+                record_exception(self._span, error)
         self._span.end()
-
-
-_WRAPPERS: set[CodeType] = set()
-
-
-def _wrappers_passed(traceback: TracebackType | None) -> int:
-    """Count the traced functions an exception has left: the first of them has recorded it.
-
-    An exception that was thrown into a generator has its frame twice: where it came in, and where it went on.
-    """
-    passed = set()
-    while traceback is not None:
-        if traceback.tb_frame.f_code in _WRAPPERS:
-            passed.add(traceback.tb_frame)
-        traceback = traceback.tb_next
-    return len(passed)
 
 
 def _function(traced: Traced, function: Callable[..., Any]) -> Any:

@@ -5,7 +5,7 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (stable since 1.23.
 
 from __future__ import annotations
 
-from ._hop import error_type, is_failure
+from ._hop import error_text, error_type, is_failure
 from .carrier import ContextCarrier, header_names
 from .snapshot import current_context
 
@@ -131,12 +131,8 @@ def mark_failed(span: Span, error: BaseException) -> None:
     status = getattr(span, "status", None)
     if not is_failure(error) or (status is not None and status.status_code is StatusCode.ERROR):
         return
-    try:
-        text = str(error)
-    except Exception:  # the program's exception has none
-        text = ""
     span.set_attribute("error.type", error_type(error))
-    name = type(error).__name__
+    name, text = type(error).__name__, error_text(error)
     may_hold_url = any(mark in text for mark in ("://", "?", "@"))
     span.set_status(StatusCode.ERROR, name if may_hold_url else f"{name}: {text}")
 

@@ -18,7 +18,17 @@ from __future__ import annotations
 
 from . import _imports
 from ._containment import contain
-from ._hop import NOTHING, Hop, SpanHop, describe_error, function_name, inside, is_failure, mark_failed
+from ._hop import (
+    NOTHING,
+    Hop,
+    SpanHop,
+    describe_error,
+    function_name,
+    inside,
+    is_failure,
+    mark_failed,
+    record_exception,
+)
 from ._patching import Patch, TargetNotFoundError
 from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
@@ -58,6 +68,7 @@ __all__ = [
     "is_failure",
     "is_installed",
     "mark_failed",
+    "record_exception",
     "service_name",
     "set_attributes",
 ]

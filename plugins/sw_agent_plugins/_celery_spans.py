@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 
-from sw_agent.plugin import Entry, describe_error, inside, mark_failed
+from sw_agent.plugin import Entry, describe_error, inside, mark_failed, record_exception
 from sw_agent.snapshot import capture
 
 from ._celery_messages import context_of, described, link_to_attempt, put_in, queue_of, received
@@ -118,7 +118,7 @@ class Publication(SpanEntry):
     def conclude(self, error: BaseException | None) -> None:
         """Describe the error because of which it was not published."""
         if isinstance(error, Exception):
-            self.span.record_exception(error)
+            record_exception(self.span, error)
             mark_failed(self.span, error)
 
 
@@ -191,7 +191,7 @@ class Attempt(SpanEntry):
             return
         if self._outer is not None:
             self._outer._seen = error
-        self.span.record_exception(error)
+        record_exception(self.span, error)
         describe_error(self.span, error)
 
     def conclude(self, error: BaseException | None) -> None:

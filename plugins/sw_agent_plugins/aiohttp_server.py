@@ -24,7 +24,7 @@ from sw_agent.http import (
     redacted_query,
     span_name,
 )
-from sw_agent.plugin import Entry, Option, Plugin, describe_error, inside, set_attributes
+from sw_agent.plugin import Entry, Option, Plugin, describe_error, inside, record_exception, set_attributes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Exchange:
             span = self.messages.span
         if span is not None and span.is_recording():
             describe_error(span, error)
-            span.record_exception(error)
+            record_exception(span, error)
 
     def end(self) -> None:
         """End the span, unless it has ended."""

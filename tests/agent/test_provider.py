@@ -444,3 +444,30 @@ def test_the_programs_own_pipeline_gets_the_programs_span(launch: Launch) -> Non
     app = launch(OWN_PIPELINE + "trace.set_tracer_provider(own)\nwith S('a'): pass", "--program-span")
     assert app.end() == "own a own\nown app.py app\n"
     assert app.names() == ["a", "app.py"]
+
+
+def test_an_exception_that_the_programs_span_has_recorded_is_not_recorded_again_by_a_hop(launch: Launch):
+    app = launch(
+        """
+import sw_agent
+
+@sw_agent.trace(name="outer")
+def outer():
+    with S("inner"):
+        raise ValueError("on purpose")
+
+@sw_agent.trace(name="alone")
+def alone():
+    raise error
+
+error = ValueError("raised again")
+for function in (outer, alone, alone):
+    try:
+        function()
+    except ValueError:
+        pass
+"""
+    )
+    app.end()
+    recorded = sorted((span.name, len(span.events), span.status) for span in app.spans())
+    assert recorded == [("alone", 1, "ERROR"), ("alone", 1, "ERROR"), ("inner", 1, "ERROR"), ("outer", 0, "ERROR")]

@@ -129,6 +129,20 @@ def test_a_second_exception_in_a_caller_is_recorded_too(spans: RecordedSpans):
     assert len(spans.named("outer").events) == 1
 
 
+def test_an_exception_without_text_is_the_programs_all_the_same(spans: RecordedSpans):
+    class Wordless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    @sw_agent.trace(name="fails")
+    def fails():
+        raise Wordless
+
+    with pytest.raises(Wordless):
+        fails()
+    assert spans.named("fails").status.description == "Wordless: "
+
+
 def test_cancellation_is_no_error(spans: RecordedSpans):
     @sw_agent.trace(name="waiting")
     async def waiting():
