@@ -50,6 +50,6 @@ SUITES = {
             *("pytest-xdist", "re-assert", "trustme", "zlib_ng"),
         ),
         tests=("tests",),
-        arguments=("-o", "addopts=", "--ignore=tests/autobahn"),
+        arguments=("-o", "addopts=", "-n", "2", "--ignore=tests/autobahn", "--ignore-glob=tests/test_benchmarks_*"),
     ),
 }

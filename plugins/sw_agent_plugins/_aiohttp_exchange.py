@@ -1,0 +1,240 @@
+"""An exchange of aiohttp's server: a request and its response, as a span; and the messages of a WebSocket."""
+
+from __future__ import annotations
+
+from sw_agent.http import (
+    METHODS,
+    CapturedHeaders,
+    any_of,
+    host_and_port,
+    method_attributes,
+    printable,
+    redacted_query,
+    span_name,
+)
+from sw_agent.plugin import Entry, describe_error, inside, record_exception, set_attributes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    from sw_agent.plugin import Plugin
+
+SERVER_ERROR = 500
+# Not the very strings that a program writes: `update_name("GET")` shall win, too.
+NAMES = {method: "".join(tuple(method)) for method in METHODS}
+UNKNOWN = "".join(tuple(span_name("")))
+METHOD_ATTRIBUTES = {method: method_attributes(method) for method in METHODS}
+VERSIONS = {(1, 0): "1.0", (1, 1): "1.1"}
+
+
+class Recording:
+    """What the options say, prepared, with what spans are made of. `source` is the options that it was made from."""
+
+    def __init__(self, plugin: Plugin, source: dict[str, Any]) -> None:
+        from opentelemetry.context import Context
+        from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
+
+        self.nothing = Context()
+        self.plugin = plugin
+        self.source = dict(source)
+        self.is_excluded = any_of(source["exclude"])
+        self.request_headers = CapturedHeaders("request", source["request_headers"])
+        self.response_headers = CapturedHeaders("response", source["response_headers"])
+        self.query = source["query"]
+        self.server = SpanKind.SERVER
+        self.consumer = SpanKind.CONSUMER
+        self.no_span = INVALID_SPAN
+        self.set_span_in_context = set_span_in_context
+
+
+class Exchange:
+    """A request and its response, as a span. `context` is that of the handler."""
+
+    __slots__ = (
+        "_failed",
+        "_name",
+        "_path",
+        "_recording",
+        "_request",
+        "_route",
+        "_span",
+        "context",
+        "messages",
+        "response",
+    )
+
+    def __init__(self, request: Any, context: Context, recording: Recording) -> None:
+        message = request._message
+        self._recording = recording
+        self._request = request
+        self._path = path_of(message)
+        self._route: str | None = None
+        self._failed = False
+        self._name = NAMES.get(message.method, UNKNOWN)
+        self.response: Any = None
+        self.messages: Messages | None = None
+        span = recording.plugin.start_span(
+            self._name, context, recording.server, attributes_of(request, self._path, recording)
+        )
+        self.context = recording.set_span_in_context(span, context) if span.is_recording() else inside(span, context)
+        self._span: Span | None = span
+
+    def fail(self, error: BaseException) -> None:
+        """Say that the handler, or the writing of its response, has failed; that the client has gone is no failure."""
+        if self._failed or (isinstance(error, ConnectionError) and self._is_disconnected()):
+            return
+        self._failed = True
+        span = self._span
+        if span is None and self.messages is not None:
+            span = self.messages.span
+        if span is not None and span.is_recording():
+            describe_error(span, error)
+            record_exception(span, error)
+
+    def end(self) -> None:
+        """End the span, unless it has ended."""
+        span, self._span = self._span, None
+        if span is None:
+            return
+        try:
+            if span.is_recording():
+                self._describe(span)
+        finally:
+            span.end()
+
+    def close(self) -> None:
+        """End what there is: the handler has ended."""
+        self.end()
+        if self.messages is not None:
+            self.messages.end()
+
+    def _is_disconnected(self) -> bool:
+        transport = self._request.transport
+        return transport is None or transport.is_closing()
+
+    def _describe(self, span: Any) -> None:
+        attributes: dict[str, Any] = {}
+        route = self._route = route_of(self._request)
+        if route is not None:
+            attributes["http.route"] = route
+            if getattr(span, "name", None) is self._name:
+                span.update_name(f"{self._name} {route}")
+        response = self.response
+        if response is not None and self._request.writer.output_size > 0:
+            status = response.status
+            attributes["http.response.status_code"] = status
+            if status >= SERVER_ERROR and not self._failed:
+                from opentelemetry.trace import StatusCode
+
+                attributes["error.type"] = str(status)
+                span.set_status(StatusCode.ERROR)
+            if self._recording.response_headers:
+                headers = response.headers
+                attributes.update(self._recording.response_headers.attributes(lambda name: headers.getall(name, ())))
+        if attributes:
+            set_attributes(span, attributes)
+
+    def message_span(self) -> tuple[Span, Context]:
+        """Return a span for one message of a WebSocket, the root of a trace of its own, and its context."""
+        from opentelemetry.trace import Link, get_current_span
+
+        recording, handshake = self._recording, get_current_span(self.context).get_span_context()
+        context = recording.set_span_in_context(recording.no_span, self.context)
+        attributes = {"url.path": self._path, "network.protocol.name": "websocket"}
+        if self._route is not None:
+            attributes["http.route"] = self._route
+        span = recording.plugin.tracer.start_span(
+            f"WEBSOCKET {self._route}" if self._route is not None else "WEBSOCKET",
+            context,
+            kind=recording.consumer,
+            attributes=attributes,
+            links=[Link(handshake)] if handshake.is_valid else [],
+        )
+        return span, inside(span, context)
+
+
+class Messages:
+    """A WebSocket's queue of messages: what is done between two reads is the work on one message.
+
+    The span of a message is the current one in the task that reads. It ends with the next read, or with the handler.
+    """
+
+    def __init__(self, reader: Any, exchange: Exchange) -> None:
+        self._reader = reader
+        self._exchange = exchange
+        self._entry: Entry | None = None
+        self.span: Span | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    async def read(self) -> Any:
+        """Wait for a message, and start its span."""
+        self.end()
+        message = await self._reader.read()
+        if message.type.name in ("TEXT", "BINARY"):
+            self.span, context = self._exchange.message_span()
+            self._entry = Entry(context)
+            self._entry.enter()
+        return message
+
+    def end(self) -> None:
+        """End the span of the message before."""
+        span, entry, self.span, self._entry = self.span, self._entry, None, None
+        if entry is not None:
+            entry.leave()
+        if span is not None:
+            span.end()
+
+
+# What is recorded
+
+
+def attributes_of(request: Any, path: str, recording: Recording) -> dict[str, Any]:
+    """Return what the conventions say of a request."""
+    message, headers = request._message, request.headers
+    method = message.method
+    attributes: dict[str, Any] = dict(METHOD_ATTRIBUTES.get(method) or method_attributes(printable(method)))
+    attributes["url.path"] = path
+    attributes["url.scheme"] = "https" if request._transport_sslcontext else "http"
+    version = VERSIONS.get(message.version)
+    if version is not None:
+        attributes["network.protocol.version"] = version
+    host = headers.get("Host")
+    if host:
+        name, port = host_and_port(host)
+        if name:
+            attributes["server.address"] = name
+            if port is not None:
+                attributes["server.port"] = port
+    peer = request._transport_peername
+    if type(peer) is tuple and len(peer) > 1:
+        attributes["client.address"] = attributes["network.peer.address"] = peer[0]
+        attributes["network.peer.port"] = peer[1]
+    agent = headers.get("User-Agent")
+    if agent:
+        attributes["user_agent.original"] = printable(agent)
+    if recording.query and (query := message.url.raw_query_string):
+        attributes["url.query"] = printable(redacted_query(query))
+    if recording.request_headers:
+        attributes.update(recording.request_headers.attributes(lambda name: headers.getall(name, ())))
+    return attributes
+
+
+def path_of(message: Any) -> str:
+    """Return a request's path as it was sent, without query; of an absolute target its path alone."""
+    target: str = message.path
+    if not target.startswith("/"):
+        target = message.url.raw_path
+    return printable(target.partition("?")[0])
+
+
+def route_of(request: Any) -> str | None:
+    """Return the template of the route that the request has taken, with the prefixes of the applications around it."""
+    match = getattr(request, "_match_info", None)
+    resource = match.route.resource if match is not None else None
+    return (resource.canonical or None) if resource is not None else None
