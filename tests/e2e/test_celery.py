@@ -137,6 +137,7 @@ class Stage:
             SW_EXPORT_TO="local",
             SW_EXPORT_PATH=self.store,
             SW_EXPORT_FLUSH_INTERVAL="0.05",
+            SW_EXPORT_EXIT_TIMEOUT="30",  # however busy the machine is
             OTEL_SERVICE_NAME="proj",
         )
         self.stack = ExitStack()
@@ -543,7 +544,7 @@ def test_a_worker_ends_as_fast_and_as_quietly_as_without_the_agent(stage: Stage,
         assert worker.stop() == 0
         took[agent], said[agent] = time.monotonic() - begin, worker.err
     assert said[True] == said[False]
-    assert took[True] < took[False] + 2.5, took  # Celery's own loops wait for up to a second each before they look
+    assert took[True] < took[False] * 3, took  # of Celery's own loops each waits for up to a second before it looks
 
 
 def test_a_worker_that_is_told_to_end_at_once_says_what_it_left(stage: Stage, client: Client) -> None:
