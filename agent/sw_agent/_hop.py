@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from time import time_ns
 
 from ._containment import contain
@@ -130,7 +131,8 @@ def inside(span: Span, context: Context) -> Context:
 
 def is_failure(error: BaseException | None) -> bool:
     """Return whether an exception is a failure: a cancellation, or the end of the program, is none."""
-    return isinstance(error, Exception) and type(error).__name__ != "CancelledError"
+    kind = type(error)  # not isinstance, which may ask the program's object for its `__class__`
+    return issubclass(kind, Exception) and kind.__name__ != "CancelledError"
 
 
 def error_type(error: BaseException) -> str:
@@ -146,22 +148,33 @@ def mark_failed(span: Span, error: BaseException) -> None:
 
 
 def describe_error(span: Span, error: BaseException) -> None:
-    """Give a span the status ERROR and the type of any exception."""
+    """Give a span the status ERROR and the type of any exception, and its text where it has one."""
     from opentelemetry.trace import StatusCode
 
+    try:
+        text = str(error)
+    except Exception:
+        text = "<its text raises>"
     span.set_attribute("error.type", error_type(error))
-    span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+    span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {text}")
 
 
 def function_name(function: Any) -> tuple[str, str]:
     """Return module and qualified name of the function behind a callable; for any other object those of its class."""
     try:
-        while not hasattr(function, "__qualname__") and hasattr(function, "func"):
-            runs_in_context = (
-                type(getattr(function.func, "__self__", None)).__name__ == "Context"
-            )  # asyncio.to_thread's
-            function = function.args[0] if runs_in_context and function.args else function.func
+        function = _behind_partials(function)
         named = function if hasattr(function, "__qualname__") else type(function)
         return str(getattr(named, "__module__", None) or ""), str(named.__qualname__)
     except Exception:  # the program's object raises when looked at: its type still has a name
         return type(function).__module__, type(function).__qualname__
+
+
+def _behind_partials(function: Any) -> Any:
+    """Return what partials call. Other objects with a `func` say nothing by it: a mock has one, which has one, …."""
+    functools = sys.modules.get("functools")
+    for _ in range(10):  # a partial may have been made to call itself
+        if functools is None or not issubclass(type(function), functools.partial):
+            break
+        runs_in_context = type(getattr(function.func, "__self__", None)).__name__ == "Context"  # asyncio.to_thread's
+        function = function.args[0] if runs_in_context and function.args else function.func
+    return function

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ._containment import contain
 from ._hop import mark_failed
 from ._instrument import Steps
@@ -122,8 +124,9 @@ class _Running:
             return
         if error is not None:
             mark_failed(self._span, error)
-            if isinstance(error, Exception) and _wrappers_passed(traceback) == 1:
-                self._span.record_exception(error)
+            if issubclass(type(error), Exception) and _wrappers_passed(traceback) == 1:
+                with suppress(Exception):  # one that raises when it is shown: the status has its type
+                    self._span.record_exception(error)
         self._span.end()
 
 
@@ -190,9 +193,9 @@ def _async_generator_function(traced: Traced, function: Callable[..., Any]) -> A
 
 
 def _printable(value: object) -> str | bool | int | float:
-    if isinstance(value, str | bool | int | float):
-        return value[:LONGEST_ARGUMENT] if isinstance(value, str) else value
     try:
+        if isinstance(value, str | bool | int | float):
+            return value[:LONGEST_ARGUMENT] if isinstance(value, str) else value
         return repr(value)[:LONGEST_ARGUMENT]
     except Exception:
         return f"<{type(value).__qualname__} whose repr raises>"

@@ -201,4 +201,7 @@ def _function_of(task: tuple[Any, ...]) -> object:
 
 def _error_of(result: tuple[Any, ...]) -> BaseException | None:
     _job, _index, (success, value) = result
-    return None if success else getattr(value, "exc", value)  # an ExceptionWithTraceback holds the exception
+    if success:
+        return None
+    error: BaseException = value.exc if type(value).__name__ == "ExceptionWithTraceback" else value
+    return error
