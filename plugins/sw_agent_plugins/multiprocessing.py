@@ -172,8 +172,8 @@ def call_back_in_context_of_submitter(
     job = result._job
     if getattr(result, "_number_left", 1) <= 1:
         result._job = int(job)  # before the result is set: its owner may look at once
-    if isinstance(job, Job) and (result._callback or result._error_callback):
-        with job.snapshot.restore():
+    if result._callback or result._error_callback:
+        with (job.snapshot if isinstance(job, Job) else EMPTY).restore():
             return wrapped(*args, **kwargs)
     del job
     return wrapped(*args, **kwargs)
