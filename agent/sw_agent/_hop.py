@@ -44,18 +44,18 @@ class Hop(Entry):
 class SpanHop(Hop):
     """A hop with a span for the work, made when the work begins.
 
-    `scope` is the plugin's name, `function` what the program submitted. `linked` makes the span the root of a trace of
-    its own, with a link to the submitter.
+    `scope` is the plugin's name, `function` what the program submitted. Where `relation` is "link" the span is the root
+    of a trace of its own, with a link to the submitter; where it is "none" it only says how long the work has waited.
     """
 
     __slots__ = ("_function", "_linked", "_scope", "_snapshot", "span")
 
-    def __init__(self, snapshot: ContextSnapshot | None, scope: str, function: object, linked: bool) -> None:
-        super().__init__(snapshot.context if snapshot is not None else None)
+    def __init__(self, snapshot: ContextSnapshot | None, scope: str, function: object, relation: str) -> None:
+        super().__init__(snapshot.context if snapshot is not None and relation != "none" else None)
         self._snapshot = snapshot
         self._scope = scope
         self._function = function
-        self._linked = linked
+        self._linked = relation == "link"
         self.span = None
 
     def enter(self) -> None:

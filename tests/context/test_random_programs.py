@@ -270,9 +270,9 @@ def check(workers: Workers, spans: RecordedSpans, program: Item) -> None:
     spans.ended.clear()
     run = Run(workers)
     run.of(program)
-    # What ends after the program's part of an item, in its worker: the spans of the plugins.
-    contract_poll(lambda: all(above_is_there(spans, span) for span in spans))
     assert run.wrong == []
+    # What ends after the program's part of an item, in its worker: the spans of the plugins.
+    wait_until(lambda: all(above_is_there(spans, span) for span in spans))
     found = {span.name: program_ancestor(spans, span) for span in spans if span.name in run.parents}
     assert found == run.parents
     for span in spans:
@@ -286,12 +286,12 @@ def above_is_there(spans: RecordedSpans, span: Any) -> bool:
     return all(above.span_id in ids for above in (span.parent, *(link.context for link in span.links)) if above)
 
 
-def contract_poll(condition: Callable[[], bool]) -> None:
-    for _ in range(6000):
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
         if condition():
             return
         threading.Event().wait(0.005)
-    raise AssertionError("not in 30 seconds")
+    raise AssertionError("not in 5 seconds")
 
 
 @contextmanager
