@@ -196,3 +196,31 @@ def test_a_result_that_is_kept_keeps_no_snapshot(plugins: list[Any]) -> None:
     forget(plugins)
     assert len(kept) == 1000
     assert snapshots() - before < 10
+
+
+def idle_after_apply(pool: ThreadPool) -> None:
+    pool.apply(int)
+
+
+def idle_after_submit(pool: ThreadPoolExecutor) -> None:
+    pool.submit(int).result()
+
+
+@pytest.mark.parametrize(
+    ("make_pool", "submit"), [(ThreadPoolExecutor, idle_after_submit), (ThreadPool, idle_after_apply)]
+)
+def test_a_worker_that_waits_for_its_next_item_keeps_no_span(
+    plugins: list[Any], make_pool: Callable[[int], Any], submit: Callable[[Any], None]
+) -> None:
+    with make_pool(1) as pool:
+        with tracer.start_as_current_span("submitter") as submitter:
+            submit(pool)
+        freed = weakref.ref(submitter)
+        del submitter
+        for _ in range(500):  # the worker is on its way back
+            forget(plugins)
+            gc.collect()
+            if freed() is None:
+                break
+            threading.Event().wait(0.01)
+        assert freed() is None
