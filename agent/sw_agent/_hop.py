@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from time import time_ns
 
 from ._containment import contain
@@ -41,18 +42,18 @@ class Hop(Entry):
 class SpanHop(Hop):
     """A hop with a span for the work, made when the work begins.
 
-    `scope` is the plugin's name, `function` what the program submitted. `linked` makes the span the root of a trace of
-    its own, with a link to the submitter.
+    `scope` is the plugin's name, `function` what the program submitted. Where `relation` is "link" the span is the root
+    of a trace of its own, with a link to the submitter; where it is "none" it only says how long the work has waited.
     """
 
     __slots__ = ("_function", "_linked", "_scope", "_snapshot", "span")
 
-    def __init__(self, snapshot: ContextSnapshot | None, scope: str, function: object, linked: bool) -> None:
-        super().__init__(snapshot.context if snapshot is not None else None)
+    def __init__(self, snapshot: ContextSnapshot | None, scope: str, function: object, relation: str) -> None:
+        super().__init__(snapshot.context if snapshot is not None and relation != "none" else None)
         self._snapshot = snapshot
         self._scope = scope
         self._function = function
-        self._linked = linked
+        self._linked = relation == "link"
         self.span = None
 
     def enter(self) -> None:
@@ -128,7 +129,8 @@ def inside(span: Span, context: Context) -> Context:
 
 def is_failure(error: BaseException | None) -> bool:
     """Return whether an exception is a failure: a cancellation, or the end of the program, is none."""
-    return isinstance(error, Exception) and type(error).__name__ != "CancelledError"
+    kind = type(error)  # not isinstance, which may ask the program's object for its `__class__`
+    return issubclass(kind, Exception) and kind.__name__ != "CancelledError"
 
 
 def error_type(error: BaseException) -> str:
@@ -144,7 +146,7 @@ def mark_failed(span: Span, error: BaseException) -> None:
 
 
 def describe_error(span: Span, error: BaseException) -> None:
-    """Give a span the status ERROR and the type of any exception."""
+    """Give a span the status ERROR and the type of any exception, and its text where it has one."""
     from opentelemetry.trace import StatusCode
 
     span.set_attribute("error.type", error_type(error))
@@ -152,11 +154,11 @@ def describe_error(span: Span, error: BaseException) -> None:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the text of an exception, empty where it has none."""
+    """Return the text of an exception."""
     try:
         return str(error)
-    except Exception:  # the program's exception raises when looked at
-        return ""
+    except Exception:  # the program's exception raises when it is looked at
+        return "<its text raises>"
 
 
 def record_exception(span: Span, error: BaseException) -> None:
@@ -178,12 +180,19 @@ def remember_recorded(span: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 def function_name(function: Any) -> tuple[str, str]:
     """Return module and qualified name of the function behind a callable; for any other object those of its class."""
     try:
-        while not hasattr(function, "__qualname__") and hasattr(function, "func"):
-            runs_in_context = (
-                type(getattr(function.func, "__self__", None)).__name__ == "Context"
-            )  # asyncio.to_thread's
-            function = function.args[0] if runs_in_context and function.args else function.func
+        function = _behind_partials(function)
         named = function if hasattr(function, "__qualname__") else type(function)
         return str(getattr(named, "__module__", None) or ""), str(named.__qualname__)
     except Exception:  # the program's object raises when looked at: its type still has a name
         return type(function).__module__, type(function).__qualname__
+
+
+def _behind_partials(function: Any) -> Any:
+    """Return what partials call. Other objects with a `func` say nothing by it: a mock has one, which has one, …."""
+    functools = sys.modules.get("functools")
+    for _ in range(10):  # a partial may have been made to call itself
+        if functools is None or not issubclass(type(function), functools.partial):
+            break
+        runs_in_context = type(getattr(function.func, "__self__", None)).__name__ == "Context"  # asyncio.to_thread's
+        function = function.args[0] if runs_in_context and function.args else function.func
+    return function

@@ -120,7 +120,7 @@ class _Running:
             return
         if error is not None:
             mark_failed(self._span, error)
-            if isinstance(error, Exception):
+            if issubclass(type(error), Exception):
                 record_exception(self._span, error)
         self._span.end()
 
@@ -172,9 +172,9 @@ def _async_generator_function(traced: Traced, function: Callable[..., Any]) -> A
 
 
 def _printable(value: object) -> str | bool | int | float:
-    if isinstance(value, str | bool | int | float):
-        return value[:LONGEST_ARGUMENT] if isinstance(value, str) else value
     try:
+        if isinstance(value, str | bool | int | float):
+            return value[:LONGEST_ARGUMENT] if isinstance(value, str) else value
         return repr(value)[:LONGEST_ARGUMENT]
     except Exception:
         return f"<{type(value).__qualname__} whose repr raises>"

@@ -263,11 +263,11 @@ class Plugin:
         whatever the worker or the work before it left behind.
         """
         if not self.only_restores:
-            relation = self.settings.get("relation")
+            relation = self.settings.get("relation", "child")
+            if self.captures_always or (relation == "link" and snapshot):
+                return SpanHop(snapshot, self.name, function, relation)
             if relation == "none":
                 snapshot = None
-            if self.captures_always or (relation == "link" and snapshot):
-                return SpanHop(snapshot, self.name, function, relation == "link")
         if snapshot is not None:
             return Hop(snapshot.context)
         return Hop(None) if current_context() else NOTHING

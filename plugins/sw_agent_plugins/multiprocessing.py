@@ -172,8 +172,8 @@ def call_back_in_context_of_submitter(
     job = result._job
     if getattr(result, "_number_left", 1) <= 1:
         result._job = int(job)  # before the result is set: its owner may look at once
-    if isinstance(job, Job) and (result._callback or result._error_callback):
-        with job.snapshot.restore():
+    if result._callback or result._error_callback:
+        with (job.snapshot if isinstance(job, Job) else EMPTY).restore():
             return wrapped(*args, **kwargs)
     del job
     return wrapped(*args, **kwargs)
@@ -201,4 +201,7 @@ def _function_of(task: tuple[Any, ...]) -> object:
 
 def _error_of(result: tuple[Any, ...]) -> BaseException | None:
     _job, _index, (success, value) = result
-    return None if success else getattr(value, "exc", value)  # an ExceptionWithTraceback holds the exception
+    if success:
+        return None
+    error: BaseException = value.exc if type(value).__name__ == "ExceptionWithTraceback" else value
+    return error

@@ -154,8 +154,9 @@ class InHop:
 def _thread_of(function: object) -> Any:
     """Return the `Thread` that is started with this function, None where `_thread` was used directly."""
     threading = sys.modules.get("threading")
-    if type(function) is MethodType and threading is not None and isinstance(function.__self__, threading.Thread):
-        return function.__self__
+    if type(function) is MethodType and threading is not None:
+        owner = function.__self__
+        return owner if issubclass(type(owner), threading.Thread) else None
     return None
 
 

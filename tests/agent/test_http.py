@@ -68,7 +68,7 @@ class Wordless(Exception):
     [
         (ValueError("no"), "ValueError", "ValueError: no"),
         (ValueError("http://me:secret@host"), "ValueError", "ValueError"),
-        (Wordless(), f"{Wordless.__module__}.Wordless", "Wordless: "),
+        (Wordless(), f"{Wordless.__module__}.Wordless", "Wordless: <its text raises>"),
     ],
 )
 def test_a_failure_is_described_without_what_may_be_secret(error: Exception, kind: str, description: str):

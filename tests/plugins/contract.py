@@ -191,7 +191,7 @@ class ForeignExecutor(Executor):
     def __init__(self) -> None:
         self._items: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
         self._filled = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._work)
+        self._thread = threading.Thread(target=self._work, daemon=True)  # a test may leave it
         self._thread.start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

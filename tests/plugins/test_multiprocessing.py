@@ -84,6 +84,20 @@ def test_a_callback_runs_in_the_context_of_who_registered_it(
         assert seen == [True]
 
 
+@each_pool
+@pytest.mark.usefixtures("both_plugins")
+def test_what_a_callback_leaves_attached_is_not_seen_by_the_next(make_pool: Submit) -> None:
+    seen: list[bool] = []
+
+    def leave(_: object) -> None:
+        contract.leave_a_span_attached()
+
+    with make_pool() as pool:
+        pool.apply_async(abs, (7,), callback=leave).wait(60)
+        pool.apply_async(abs, (7,), callback=lambda _: seen.append(contract.context_is_empty())).wait(60)
+    assert seen == [True]
+
+
 @contextmanager
 def waiting(pool: Any, count: int = 1) -> Iterator[Any]:
     """Keep the threads of a `ThreadPool` at work."""
