@@ -152,7 +152,8 @@ def test_a_patched_function_looks_like_itself(library: Any) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations were evaluated with the function")
 def test_annotations_that_cannot_be_evaluated_do_not_hinder(library: Any) -> None:
-    exec("def function(a: NameForCheckersOnly) -> int: return a", vars(library))
+    source = "def function(a: NameForCheckersOnly) -> int: return a"
+    exec(compile(source, "library.py", "exec", dont_inherit=True), vars(library))
     patched(library, "function")
     assert library.function(1) == 1
     library.NameForCheckersOnly = str
