@@ -12,6 +12,7 @@ help:
 	@echo "make demo-shop   run examples/shop, two aiohttp services and a Celery worker, and show one trace through all"
 	@echo "make test        run all tests with $(PYTHON)"
 	@echo "make test-3.12   run all tests with another Python (3.10 to 3.13), if it is installed"
+	@echo "make test-3.14   run all tests with Debian's Python (3.14, 3.15), in a folder made here; needs root"
 	@echo "make compat      run public test suites plain and under the agent, and compare them"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff format the code"
@@ -33,6 +34,9 @@ test-3.10: export PIP_CONSTRAINT = $(CURDIR)/tests/oldest.txt
 test-%:
 	@python=$$(sh .ci/find-python $*) && $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$*
 
+test-3.14 test-3.15: test-%:
+	@sh .ci/debian-python $* make --no-print-directory test PYTHON=python$* VENV=.venv-$*
+
 SUITES ?=
 compat: $(VENV)/.installed
 	$(BIN)/python compat/run.py $(SUITES)
@@ -53,7 +57,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/celery_publish.py
 
 clean:
-	rm -rf .venv .venv-3.* .compat
+	rm -rf .venv .venv-3.* .debian-3.* .compat
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -59,9 +59,11 @@ def python_target(argv: Sequence[str]) -> Sequence[str]:
 def module_of_multiprocessing(argv: Sequence[str]) -> str:
     """Return which of its modules `multiprocessing` has started this Python with: "spawn", "forkserver", …; else ""."""
     target = list(python_target(argv))[:2]
-    beginning = "from multiprocessing."
-    if target[:1] == ["-c"] and target[-1].startswith(beginning):
-        return target[-1][len(beginning) :].partition(" ")[0]
+    if target[:1] == ["-c"]:
+        code = target[-1].removeprefix("import sys; ")  # the fork server's, since 3.14
+        for module, function in ("spawn", "spawn_main"), ("forkserver", "main"), ("resource_tracker", "main"):
+            if code.startswith(f"from multiprocessing.{module} import {function};"):
+                return module
     return ""
 
 

@@ -262,7 +262,9 @@ def _nothing_around(wrapped: Function, _instance: Any, args: Any, kwargs: Any) -
 
 def _dress(replacement: Any, function: Function, interceptor: object) -> None:
     """Give the replacement what can be seen of the original; `__wrapped__` lets `inspect.signature` find the rest."""
-    for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
+    # Since 3.14 annotations are evaluated when they are asked for, which fails where a name is for type checkers only.
+    annotations = "__annotate__" if getattr(function, "__annotate__", None) is not None else "__annotations__"
+    for name in ("__module__", "__name__", "__qualname__", "__doc__", annotations):
         value = getattr(function, name, _ABSENT)
         if value is not _ABSENT:
             setattr(replacement, name, value)

@@ -11,6 +11,14 @@ import sys
 
 from . import _command, _lifecycle, _sigterm
 
+try:
+    from _thread import _is_main_interpreter  # type: ignore[attr-defined]
+except ImportError:  # before 3.13, where no pool makes interpreters
+
+    def _is_main_interpreter() -> bool:
+        return True
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -27,8 +35,8 @@ _span: Span | None = None
 def start(config: Config) -> None:
     """Start the span, child of the one in TRACEPARENT if there is one, and make it current for the main thread."""
     global _span
-    if _span is not None or _command.module_of_multiprocessing(sys.orig_argv):
-        return  # in a spawned worker or a fork server the context comes with the work
+    if _span is not None or _command.module_of_multiprocessing(sys.orig_argv) or not _is_main_interpreter():
+        return  # in a spawned worker, a fork server or a pool's interpreter the context comes with the work
     from opentelemetry.trace import set_span_in_context
 
     from ._provider import get_tracer

@@ -156,6 +156,8 @@ def _begin() -> None:
             _lock.release()
     except RuntimeError:  # the interpreter is ending, and starts no more threads
         return
+    except ImportError:  # an interpreter within the process: signals are the main one's
+        return
     except Exception as error:
         contain("catching SIGTERM", error)
 

@@ -7,6 +7,10 @@ A process pool's manager thread makes a `_CallItem` of the item, a feeder thread
 takes it from the call queue and puts a `_ResultItem` into the result queue. The context travels on either item, and in
 the worker begins and ends at the two queues.
 
+An interpreter pool (Python 3.14) is a thread pool whose workers call each function in an interpreter of their own, with
+an agent of its own. The context that the item has in the thread goes there as text, with the function's keyword
+arguments: these are pickled in any case.
+
 What a future's callbacks do belongs to who registered them, whoever completes the future.
 """
 
@@ -112,6 +116,47 @@ def _function_of(call: Any) -> object:
 def _error_of(result: Any) -> BaseException | None:
     failure = getattr(result, "exception", None)
     return getattr(failure, "exc", None)
+
+
+# Pools of interpreters
+
+
+class Keywords(dict):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10
+    """The keyword arguments of a task for another interpreter, which receives the plain dict and the context."""
+
+    def __init__(self, keywords: dict[str, Any], snapshot: ContextSnapshot) -> None:
+        super().__init__(keywords)
+        self._snapshot = snapshot
+
+    def __reduce__(self) -> Any:
+        return _receive_keywords, (dict(self), pack(self._snapshot))
+
+
+_received: list[ContextSnapshot] = []  # an interpreter of a pool's has one thread, and one task at a time
+
+
+def _receive_keywords(keywords: dict[str, Any], packed: Any) -> dict[str, Any]:
+    _received[:] = [unpack(packed)]
+    return keywords
+
+
+@plugin.capture("concurrent.futures.interpreter:WorkerContext.run")
+def send_with_the_task(
+    snapshot: ContextSnapshot, _worker: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Send what is current where the item runs: its submitter's context, or the span for the item."""
+    function, positional, keywords = args[0]
+    return ((function, positional, Keywords(keywords, snapshot)),), kwargs
+
+
+@plugin.intercept("concurrent.futures.interpreter:do_call")
+def run_in_the_context_that_was_sent(
+    wrapped: Callable[..., Any], _: None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call the function, in the pool's interpreter; each call has a thread state of its own, with an empty context."""
+    snapshot = _received.pop() if _received else EMPTY
+    with snapshot.restore():
+        return wrapped(*args, **kwargs)
 
 
 # Callbacks

@@ -1,9 +1,13 @@
 """How work travels in `threading`: `Thread.start()` starts an OS thread that calls `Thread._bootstrap`, and so `run()`.
 
-A new thread natively begins with an empty context (before Python 3.14). So the function that the OS thread is started
-with is called in a context that holds the starter's span and baggage and nothing else, by `contextvars.Context.run`
-alone: no frame of the agent's is in the thread, and the `Thread` object stays as the program made it. The same is done
-for threads started by `_thread` itself.
+A new thread natively begins with an empty context. So the function that the OS thread is started with is called in a
+context that holds the starter's span and baggage and nothing else, by `contextvars.Context.run` alone: no frame of the
+agent's is in the thread, and the `Thread` object stays as the program made it. The same is done for threads started by
+`_thread` itself.
+
+Since Python 3.14 `Thread.start()` makes that context, unless the program has given one to the `Thread`, and `run()` is
+called in it: there the agent makes it instead. With `-X thread_inherit_context=1`, the default of a free-threaded
+Python, it is a copy of the starter's, and what is left is to take the span out for threads that shall not have it.
 
 Threads that are known to outlive the request which happened to start them belong to nobody.
 """
@@ -16,6 +20,7 @@ from functools import partial
 from types import MethodType
 
 from sw_agent.plugin import EMPTY, PROPAGATION, ContextSnapshot, DottedNames, Option, Plugin
+from sw_agent.snapshot import current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +31,13 @@ if TYPE_CHECKING:
     Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 HAS_CONTEXT = sys.version_info >= (3, 14)  # `Thread(context=…)`, and `start()` gives each thread a context
+INHERITS = bool(getattr(sys.flags, "thread_inherit_context", False))
 
 DETACHED = DottedNames(
     "apscheduler.schedulers",
     "asyncio.base_events.BaseEventLoop._do_shutdown",
     "asyncio.unix_events.ThreadedChildWatcher",
+    "asyncio.unix_events._ThreadedChildWatcher",  # 3.14
     "concurrent.futures.process._ExecutorManagerThread",
     "concurrent.futures.thread._worker",
     "grpc",
@@ -100,14 +107,47 @@ if HAS_CONTEXT:
         """Do what `start()` would do next, unless the program has given the thread a context of its own."""
         if getattr(thread, "_context", thread) is not None:
             return
-        variables = copy_context() if getattr(sys.flags, "thread_inherit_context", False) else Context()
-        if is_detached(_work_of(thread), thread):
+        detached = is_detached(_work_of(thread), thread)
+        if INHERITS and plugin.only_restores and not detached:
+            return
+        variables = copy_context() if INHERITS else Context()
+        if detached:
             EMPTY.into(variables)
         elif plugin.only_restores:
             snapshot.into(variables)
         else:
             vars(thread)["_sw_variables"] = variables
-        vars(thread)["_context"] = variables
+        vars(thread)["_context"] = ForOneRun(variables)
+
+
+if INHERITS:
+
+    @plugin.before("threading:Thread.start")
+    def let_the_thread_inherit_no_span(thread: Thread, _args: Any, _kwargs: Any) -> None:
+        """Take away what the thread would inherit where the options ask for nothing."""
+        if plugin.captured() is None and current_context() and getattr(thread, "_context", thread) is None:
+            vars(thread)["_context"] = EMPTY.into(copy_context())
+
+
+class ForOneRun:
+    """A thread's context until the thread begins: what the agent has put in it ends with the thread.
+
+    A `Thread` holds its `_context` as long as it lives itself.
+    """
+
+    __slots__ = ("_variables",)
+
+    def __init__(self, variables: Context) -> None:
+        self._variables = variables
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._variables, name)
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """The method of the context, once; later that of an empty one."""
+        variables, self._variables = self._variables, Context()
+        return variables.run
 
 
 class InHop:

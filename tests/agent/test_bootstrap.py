@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launched import SW_PYTHON, own_environ
-from sw_agent import _bootstrap
+from sw_agent import _bootstrap, _command
 
 PLUGIN = """
 from sw_agent.plugin import Option, Plugin
@@ -215,6 +215,21 @@ def test_a_process_without_stderr_runs(site):
 )
 def test_processes_that_do_no_work_of_the_programs_are_left_alone(argv, left_alone):
     assert _bootstrap._is_left_alone(argv) is left_alone
+
+
+@pytest.mark.parametrize(
+    ("code", "module"),
+    [
+        ("from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)", "spawn"),
+        ("from multiprocessing.forkserver import main; main(1, 2, [], **{})", "forkserver"),
+        ("import sys; from multiprocessing.forkserver import main; main(1, 2, [], **{})", "forkserver"),  # 3.14
+        ("from multiprocessing.resource_tracker import main;main(5)", "resource_tracker"),
+        ("from multiprocessing.pool import Pool; Pool(2).map(print, range(2))", ""),
+        ("import sys; print(sys.argv)", ""),
+    ],
+)
+def test_the_processes_of_multiprocessing_are_told_from_programs(code, module):
+    assert _command.module_of_multiprocessing(["python", "-s", "-c", code]) == module
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])

@@ -150,6 +150,16 @@ def test_a_patched_function_looks_like_itself(library: Any) -> None:
     assert not inspect.iscoroutinefunction(replacement)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations were evaluated with the function")
+def test_annotations_that_cannot_be_evaluated_do_not_hinder(library: Any) -> None:
+    source = "def function(a: NameForCheckersOnly) -> int: return a"
+    exec(compile(source, "library.py", "exec", dont_inherit=True), vars(library))
+    patched(library, "function")
+    assert library.function(1) == 1
+    library.NameForCheckersOnly = str
+    assert library.function.__annotations__ == {"a": str, "return": int}
+
+
 def test_a_patched_coroutine_function_is_one(library: Any) -> None:
     async def add_one(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         return await wrapped(args[0] + 1)

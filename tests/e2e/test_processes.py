@@ -253,6 +253,37 @@ if __name__ == "__main__":
     assert ran.parent_of("in process") == "nested"
 
 
+@pytest.mark.parametrize("preload", [[], ["__main__", "opentelemetry.sdk.trace"]], ids=["", "preloaded"])
+def test_the_default_start_method_needs_no_word_about_it(run: Run, preload: list[str]) -> None:
+    ran = run(
+        f"""
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload({preload})
+    pool, executor = multiprocessing.Pool(1), ProcessPoolExecutor(1)
+    for round in "first", "second":
+        with S(round):
+            pool.apply(work, (f"pool, {{round}}",))
+            executor.submit(work, f"executor, {{round}}").result()
+            process = multiprocessing.Process(target=work, args=(f"process, {{round}}",))
+            process.start()
+            process.join()
+    pool.terminate()
+    pool.join()
+    executor.shutdown()
+    print(multiprocessing.get_start_method())
+"""
+    )
+    method = "forkserver" if sys.version_info >= (3, 14) and sys.platform == "linux" else ran.stdout.strip()
+    assert ran.stdout == f"{method}\n"
+    if method != "fork":  # Python says since 3.12 that this program forks where it has threads
+        assert ran.stderr == ""
+    assert set(ran.counts.values()) == {1}
+    assert len(ran.spans) == 8
+    for where in "pool", "executor", "process":
+        for round in "first", "second":
+            assert ran.parent_of(f"in {where}, {round}") == round
+
+
 @each_start_method
 def test_a_span_for_each_task_and_process_is_one_click(run: Run, method: str) -> None:
     ran = run(

@@ -88,6 +88,7 @@ def test_a_run_of_black_is_one_trace_through_several_processes_and_no_file_is_mi
     assert all(span.parent_id in known for span in spans if span.parent_id)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="dill, which pylint sends its jobs with, needs code.co_lnotab")
 def test_pylint_with_two_jobs_says_the_same(environ, source_tree):
     command = [
         sys.executable,

@@ -11,6 +11,8 @@ import _thread
 import asyncio
 import functools
 import multiprocessing
+import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import Any
 
 from opentelemetry import baggage, context, trace
@@ -281,6 +284,33 @@ for _start_method in ("fork", "spawn", "forkserver"):
         process=_start_method,
         reuses_worker=True,
     )(functools.partial(_process_pool, _start_method))
+
+
+# Pools of interpreters
+
+
+def prepare_interpreter(path: list[str], code: str) -> None:
+    """Begin with code of the test's own. A function that needs nothing around it can be sent without its module."""
+    import sys
+
+    sys.path[:] = path
+    exec(code, {})
+
+
+def _interpreter_pool() -> Iterator[Submit]:
+    from concurrent.futures import InterpreterPoolExecutor
+
+    site = Path(os.environ.get("PYTHONPATH", ""), "sitecustomize.py")  # as a child process begins that is no fork
+    code = site.read_text() if site.exists() else ""
+    with InterpreterPoolExecutor(1, initializer=prepare_interpreter, initargs=(sys.path, code)) as pool:
+        yield lambda function, *args: pool.submit(function, *args).result
+
+
+if sys.version_info >= (3, 14):
+    _register = mechanism(
+        "InterpreterPoolExecutor", "concurrent_futures", "threading", reuses_worker=True, related=False
+    )
+    _register(_interpreter_pool)
 
 
 # multiprocessing

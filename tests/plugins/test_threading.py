@@ -215,7 +215,7 @@ def test_the_feeder_of_a_multiprocessing_queue_belongs_to_nobody() -> None:
 
 DETACHED = [
     ("asyncio.base_events", "BaseEventLoop._do_shutdown"),
-    ("asyncio.unix_events", "ThreadedChildWatcher._do_waitpid"),
+    ("asyncio.unix_events", f"{'_' if sys.version_info >= (3, 14) else ''}ThreadedChildWatcher._do_waitpid"),
     ("concurrent.futures.process", "_ExecutorManagerThread"),
     ("concurrent.futures.thread", "_worker"),
     ("logging.handlers", "QueueListener._monitor"),
