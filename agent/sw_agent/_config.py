@@ -203,7 +203,7 @@ class _Settings:
             except (Exception, SystemExit):
                 options = ()
                 self.unloadable.add(name)
-            keys = {o.name: plugin_key(name, o.name, o.default, o.help, o.choices) for o in options}
+            keys = {o.name: plugin_key(name, o.name, o.default, o.help, o.choices, o.check) for o in options}
             self._plugin_keys[name] = enabled | keys
         return self._plugin_keys[name]
 

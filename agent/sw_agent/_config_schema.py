@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     Value = bool | int | float | str | list[str] | None
@@ -18,11 +18,23 @@ class Key:
 
     `kind` is its type: str, bool, int, float, or list, which is a list of str. A default of None means that
     there is none. `variables` are its names in the environment, the preferred one first. `choices`, `least` and `most`
-    bound it.
+    bound it, and so does `check`, which raises a ValueError.
     `attribute` is its name on `Config`.
     """
 
-    __slots__ = ("attribute", "choices", "default", "help", "kind", "least", "most", "name", "section", "variables")
+    __slots__ = (
+        "attribute",
+        "check",
+        "choices",
+        "default",
+        "help",
+        "kind",
+        "least",
+        "most",
+        "name",
+        "section",
+        "variables",
+    )
 
     def __init__(
         self,
@@ -37,6 +49,7 @@ class Key:
         least: float | None = None,
         most: float | None = None,
         attribute: str = "",
+        check: Callable[[Any], None] | None = None,
     ) -> None:
         self.section = section
         self.name = name
@@ -48,6 +61,7 @@ class Key:
         self.least = least
         self.most = most
         self.attribute = attribute or name
+        self.check = check
 
     def __str__(self) -> str:
         return f"{self.section}.{self.name}"
@@ -136,11 +150,20 @@ SECTIONS = tuple(dict.fromkeys(key.section for key in KEYS))
 INTERNAL = ("SW_AGENT_CONFIG", "SW_AGENT_COMMAND", "SW_AGENT_RUN")
 
 
-def plugin_key(plugin: str, name: str, default: Any, help: str, choices: Sequence[str] = ()) -> Key:
+def plugin_key(
+    plugin: str,
+    name: str,
+    default: Any,
+    help: str,
+    choices: Sequence[str] = (),
+    check: Callable[[Any], None] | None = None,
+) -> Key:
     """Return an option of a plugin as a key of agent.toml."""
     variable = f"SW_PLUGIN_{in_variable(plugin)}_{in_variable(name)}"
     kind = list if isinstance(default, tuple) else type(default)
-    return Key(f"plugins.{plugin}", name, kind, default, help, variables=(variable,), choices=tuple(choices))
+    return Key(
+        f"plugins.{plugin}", name, kind, default, help, variables=(variable,), choices=tuple(choices), check=check
+    )
 
 
 def in_variable(name: str) -> str:

@@ -60,6 +60,8 @@ def checked(key: Key, value: Any) -> Any:
         value = _choice(key, value)
     if key.kind in (int, float):
         _check_bounds(key, value)
+    if key.check is not None:
+        key.check(value)
     return value
 
 

@@ -67,10 +67,11 @@ class Option:
     """A key of a plugin's section in agent.toml: name, default, one line of help.
 
     The default's type is the option's type: bool, int, float, str, or a list of str. `choices`, if given, are the only
-    values allowed.
+    values allowed. `check`, if given, is called with the value before the program starts, and raises a ValueError whose
+    text says what is wrong with it.
     """
 
-    __slots__ = ("choices", "default", "help", "name")
+    __slots__ = ("check", "choices", "default", "help", "name")
 
     def __init__(
         self,
@@ -79,11 +80,13 @@ class Option:
         help: str,
         *,
         choices: Sequence[str] = (),
+        check: Callable[[Any], None] | None = None,
     ) -> None:
         self.name = name
         self.default = default
         self.help = help
         self.choices = tuple(choices)
+        self.check = check
 
 
 RELATION = Option(

@@ -11,6 +11,13 @@ from sw_agent._config_opentelemetry import VARIABLES
 from sw_agent._config_schema import KEYS
 from sw_agent.plugin import Option, Plugin
 
+
+def check_relations(entries):
+    for entry in entries:
+        if "=" not in entry:
+            raise ValueError(f"{entry!r} has no relation")
+
+
 POOL = Plugin(
     "my-pool",
     options=[
@@ -19,6 +26,7 @@ POOL = Plugin(
         Option("limit", 3, "how many"),
         Option("share", 0.5, "how much"),
         Option("detached", [], "names"),
+        Option("relations", [], "of some", check=check_relations),
     ],
 )
 
@@ -377,6 +385,13 @@ def test_a_mistake_in_an_option_of_the_command_line_is_said_with_the_options_nam
     message = refused(load, SW_EXPORT_TO="x", said_as={"SW_EXPORT_TO": "--to"})
 
     assert message.startswith("--to: 'x' is none of")
+
+
+def test_an_option_with_a_check_of_its_own_is_refused_with_what_that_says(load):
+    assert load('[plugins.my-pool]\nrelations = ["a.*=link"]').plugins == {"my-pool": {"relations": ["a.*=link"]}}
+    said = refused(load, SW_PLUGIN_MY_POOL_RELATIONS="a.*=link, b")
+    assert said == "SW_PLUGIN_MY_POOL_RELATIONS: 'b' has no relation"
+    assert refused(load, '[plugins.my-pool]\nrelations = ["a.*"]').endswith("relations: 'a.*' has no relation")
 
 
 def test_unknown_variables_are_no_error(load):
