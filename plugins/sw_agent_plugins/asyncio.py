@@ -2,6 +2,11 @@
 
 An executor of the standard library's gets a snapshot with each item from the plugin concurrent-futures. For any other
 one, or without that plugin, the function itself has to bring it. Nothing is done to tasks.
+
+The selector loop watches a connection with whatever context is current where it starts to: when a request's task
+resumes reading, what is received from then on, and the tasks made of it, would be that request's. So a connection is
+watched in the context that it was made in. A connection that a server accepts is nobody's, whoever started the server.
+(uvloop's transports keep the context that they were made in; only the server's has to be seen to.)
 """
 
 from __future__ import annotations
@@ -9,11 +14,12 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from sw_agent.plugin import PROPAGATION, ContextSnapshot, Plugin, is_installed
+from sw_agent.plugin import PROPAGATION, ContextSnapshot, Entry, Plugin, is_installed
+from sw_agent.snapshot import current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -50,3 +56,43 @@ def _carries_context(executor: object) -> bool:
     modules = ("thread", "ThreadPoolExecutor"), ("process", "ProcessPoolExecutor")
     pools = (getattr(sys.modules.get(f"concurrent.futures.{module}"), name, None) for module, name in modules)
     return any(pool is not None and submit is pool.submit for pool in pools)
+
+
+# Connections
+
+
+@plugin.before("asyncio.selector_events:_SelectorTransport.__init__")
+@plugin.before("asyncio.sslproto:SSLProtocol.__init__")
+@plugin.before("asyncio.unix_events:_UnixReadPipeTransport.__init__")
+@plugin.before("asyncio.unix_events:_UnixWritePipeTransport.__init__")
+def remember_whose_it_is(connection: Any, _args: Any, _kwargs: Any) -> None:
+    """Keep the context that a connection is made in."""
+    connection._sw_context = current_context() or None
+
+
+plugin.detach("asyncio.selector_events:_SelectorTransport._add_reader")
+plugin.detach("asyncio.unix_events:_UnixReadPipeTransport.resume_reading")
+plugin.detach("asyncio.sslproto:SSLProtocol._resume_reading", optional=True)  # from Python 3.11
+plugin.detach("asyncio.selector_events:BaseSelectorEventLoop._start_serving")
+
+
+@plugin.intercept("asyncio.selector_events:BaseSelectorEventLoop._add_writer")
+def write_on_for_the_connection(
+    wrapped: Callable[..., Any], _loop: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Let a connection write what it could not write at once as its own; another callback is its registrar's."""
+    connection = getattr(args[1], "__self__", None) if len(args) > 1 else None
+    if connection is None or not hasattr(connection, "_sw_context"):
+        return wrapped(*args, **kwargs)
+    with Entry(connection._sw_context):
+        return wrapped(*args, **kwargs)
+
+
+@plugin.intercept("uvloop:Loop.create_server", optional=True)
+@plugin.intercept("uvloop:Loop.create_unix_server", optional=True)
+async def serve_for_nobody(
+    wrapped: Callable[..., Awaitable[Any]], _loop: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Start a server in an empty context, which its connections will have."""
+    with Entry(None):
+        return await wrapped(*args, **kwargs)
