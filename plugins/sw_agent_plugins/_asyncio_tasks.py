@@ -85,7 +85,12 @@ class TaskSpan:
     def step(self, task: Any, callback: Callable[..., Any], args: tuple[Any, ...], ready: int) -> None:
         """Run a step of the task that was ready at that time, of `perf_counter_ns`."""
         begun = perf_counter_ns()
-        entry = Entry(self._context) if self._started else self.start(given_name(task), task.get_coro())
+        if not self._started:
+            entry = self.start(given_name(task), task.get_coro())
+        else:
+            entry = Entry(self._context)
+            if self._steps < 2 and self._span is not None and (name := given_name(task)) is not None:
+                self._span.update_name(name)  # an eager task's, or a factory's, is given after the task has begun
         entry.enter()
         try:
             callback(*args)
@@ -147,17 +152,18 @@ class Step:
 def given_name(task: Any) -> str | None:
     """Return the name that the program has given to a task; None for one that `asyncio` has made up."""
     name = str(task.get_name())
-    return None if name.startswith("Task-") and name[5:].isdigit() else name
+    # Python 3.13 calls `set_name(None)` on what a task factory returns.
+    return None if name == "None" or (name.startswith("Task-") and name[5:].isdigit()) else name
 
 
 def has_begun(task: Any) -> bool:
     """Return whether a task that was just created has taken its first step already."""
-    coroutine = task.get_coro()
-    if getattr(coroutine, "cr_frame", None) is None:  # it has ended, or is one of C
-        return bool(task.done())
+    if task.done():  # ask no more: `get_coro()` of an eager task that is done crashes Python 3.12.1
+        return True
     from inspect import CORO_CREATED, getcoroutinestate
 
-    return getcoroutinestate(coroutine) != CORO_CREATED
+    coroutine = task.get_coro()
+    return hasattr(coroutine, "cr_frame") and getcoroutinestate(coroutine) != CORO_CREATED
 
 
 def without_our_frames(task: Any) -> Any:
