@@ -27,7 +27,7 @@ from opentelemetry import trace
 from sw_agent.testing import installed
 from sw_agent_plugins.asyncio import plugin
 
-BODY = 1 << 20
+BODY = 1 << 19
 LOOPS = pytest.mark.parametrize(
     "make_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
 )
@@ -318,7 +318,7 @@ def test_a_full_buffer_that_a_request_leaves_behind_is_written_on_for_nobody(mak
         def data_received(self, _data: bytes) -> None:
             seen.add(current())
             with span():
-                self.transport.write(bytes(BODY * 8))
+                self.transport.write(bytes(BODY * 16))
 
         def resume_writing(self) -> None:
             resumed.append(current())
@@ -328,7 +328,7 @@ def test_a_full_buffer_that_a_request_leaves_behind_is_written_on_for_nobody(mak
         async with connection(server.sockets[0].getsockname()) as (reader, writer):
             for _ in range(2):
                 writer.write(b"more")
-                await reader.readexactly(BODY * 8)
+                await reader.readexactly(BODY * 16)
             while not resumed:
                 await asyncio.sleep(0)
         server.close()
