@@ -193,14 +193,15 @@ def _is_safe_to_enter() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", bool)()) or not hasattr(sys, "_is_gil_enabled")
 
 
-_of_the_standard_runtime = Patch("opentelemetry.context:ContextVarsRuntimeContext.detach", _detaching, _detaching)
-_of_another_runtime = Patch("opentelemetry.context:_RUNTIME_CONTEXT.__class__.detach", _silenced, _silenced)
+_TARGET = "opentelemetry.context:_RUNTIME_CONTEXT.__class__.detach"
+_of_the_standard_runtime = Patch(_TARGET, _detaching, _detaching)
+_of_another_runtime = Patch(_TARGET, _silenced, _silenced)
 
 
 def install(module: ModuleType) -> None:
     """Put it in; `module` is `opentelemetry.context`."""
     runtime = module._RUNTIME_CONTEXT
-    if type(runtime) is module.ContextVarsRuntimeContext:
+    if type(runtime).__module__ == "opentelemetry.context.contextvars_context":
         _of_the_standard_runtime.install(module)
     else:  # OTEL_PYTHON_CONTEXT chose it
         _of_another_runtime.install(module)
