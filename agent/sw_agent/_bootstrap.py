@@ -39,11 +39,12 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
         return
     config = loaded
     _log.configure(config.logging_level)
-    from . import _lifecycle, _provider
+    from . import _detaching, _lifecycle, _provider
 
     _provider.configure(config)
     _lifecycle.start(config)
     _imports.when_imported("opentelemetry.context", snapshot.bind)
+    _imports.when_imported("opentelemetry.context", _detaching.install)
     _imports.when_imported("opentelemetry.trace", _provider.opentelemetry_arrived)
     for entry in entries.values():
         if config.plugin_enabled(entry.name):

@@ -126,26 +126,28 @@ class Plugin:
         self.requires = requires
         self.settings: dict[str, Any] = {option.name: option.default for option in self.options}
         self.patches: list[Patch] = []
+        self._conditions: list[str] = []  # for each patch, the option without which it is not put in
         self._optional: set[str] = set()
         self._set({})
 
-    def intercept(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
+    def intercept(self, target: str, *, optional: bool = False, when: str = "") -> Callable[[F], F]:
         """Put the decorated function around the function at `target`, `"module:Class.attribute"`.
 
         The interceptor is called with `(wrapped, instance, args, kwargs)`: it calls `wrapped(*args, **kwargs)` and
         returns what that returns. `wrapped` is bound already; `instance` is None for a function. Around a coroutine
         function it is a coroutine function itself and awaits `wrapped(...)`. What it raises of its own is contained.
-        An `optional` target may be missing in some versions of the library.
+        An `optional` target may be missing in some versions of the library. `when` names an option without which the
+        function is left as it is.
         """
-        return self._patch(target, "around", optional)
+        return self._patch(target, "around", optional, when)
 
-    def before(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
+    def before(self, target: str, *, optional: bool = False, when: str = "") -> Callable[[F], F]:
         """Call the decorated function with `(instance, args, kwargs)` before the function at `target`.
 
         The lighter kind of interceptor: to capture a snapshot, or to change the arguments. It returns None to leave
         these alone, or the `(args, kwargs)` to go on with.
         """
-        return self._patch(target, "before", optional)
+        return self._patch(target, "before", optional, when)
 
     def capture(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
         """Call the decorated function with a snapshot before the function at `target`, where work is submitted.
@@ -175,15 +177,16 @@ class Plugin:
         """Call the method at `target` in an empty context: what it does belongs to nobody."""
         self._add(target, self, restoring, optional)
 
-    def _patch(self, target: str, kind: str | Kind, optional: bool) -> Callable[[F], F]:
+    def _patch(self, target: str, kind: str | Kind, optional: bool, when: str = "") -> Callable[[F], F]:
         def register(interceptor: F) -> F:
-            self._add(target, interceptor, kind, optional)
+            self._add(target, interceptor, kind, optional, when)
             return interceptor
 
         return register
 
-    def _add(self, target: str, interceptor: object, kind: str | Kind, optional: bool) -> None:
+    def _add(self, target: str, interceptor: object, kind: str | Kind, optional: bool, when: str = "") -> None:
         self.patches.append(Patch(target, interceptor, kind))
+        self._conditions.append(when)
         if optional:
             self._optional.add(target)
 
@@ -244,8 +247,8 @@ class Plugin:
         return start_span(f"sw_agent.{self.name}", name, context, kind, attributes)
 
     def _module_arrived(self, module: ModuleType) -> None:
-        for patch in self.patches:
-            if patch.module != module.__name__:
+        for patch, condition in zip(self.patches, self._conditions, strict=True):
+            if patch.module != module.__name__ or (condition and not self.settings[condition]):
                 continue
             try:
                 patch.install(module)

@@ -134,10 +134,9 @@ class Entry:
         self._before = self._context = self._token = None
 
     def _put_right(self) -> None:
-        global restores_out_of_order
-        restores_out_of_order += 1
-        if _current is not None and self._before is not None and _current.get() is self._context:
-            _current.set(self._before)
+        from ._detaching import put_right
+
+        put_right(_current, self._token, lambda context: context is self._context)
 
 
 class Restored(Entry):
