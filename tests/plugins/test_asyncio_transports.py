@@ -159,6 +159,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # Python 3.10 leaves them so by itself
 @LOOPS
 def test_what_a_tls_connection_receives_is_nobodys(make_loop: Any, certificate: Path) -> None:
     for_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -214,6 +215,7 @@ def test_what_a_connection_receives_after_set_protocol_is_nobodys(make_loop: Any
     assert run(make_loop, pausing_and_resuming({}, {}, switches=True)) == {None}
 
 
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # Python 3.10 leaves them so by itself
 @LOOPS
 def test_what_a_connection_receives_after_start_tls_in_a_request_is_nobodys(make_loop: Any, certificate: Path) -> None:
     for_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
