@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import inspect
 import logging
 import pickle
 import sys
 import traceback
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +37,12 @@ def fail(error):
 
 async def fail_later(error):
     raise error
+
+def divide(a, b):
+    return a / b
+
+async def divide_later(a, b):
+    return a / b
 
 class Base:
     def inherited(self, a):
@@ -350,3 +359,46 @@ def test_a_patched_function_of_c_is_pickled_by_its_name() -> None:
         assert pickle.loads(pickle.dumps(_thread.start_new_thread)) is _thread.start_new_thread
     finally:
         patch.uninstall()
+
+
+class Witness:
+    pass
+
+
+@pytest.mark.parametrize("kind", ["around", "before"])
+def test_an_exception_that_has_passed_holds_nothing_until_the_garbage_collector_comes(library: Any, kind: str) -> None:
+    patched(library, "divide", pass_on if kind == "around" else lambda *_: None, kind)
+
+    def fails() -> weakref.ref[Witness]:
+        witness = Witness()
+        with contextlib.suppress(TypeError):
+            library.divide(witness, 2)
+        return weakref.ref(witness)
+
+    gc.disable()
+    try:
+        assert fails()() is None
+    finally:
+        gc.enable()
+
+
+def test_nor_does_one_that_has_passed_a_coroutine(library: Any) -> None:
+    async def pass_on(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return await wrapped(*args, **kwargs)
+
+    patched(library, "divide_later", pass_on)
+
+    async def fails() -> weakref.ref[Witness]:
+        witness = Witness()
+        with contextlib.suppress(TypeError):
+            await library.divide_later(witness, 2)
+        return weakref.ref(witness)
+
+    async def main() -> object:
+        return (await fails())()
+
+    gc.disable()
+    try:
+        assert asyncio.run(main()) is None
+    finally:
+        gc.enable()
