@@ -161,7 +161,8 @@ def _around(target: str, original: Function, interceptor: Around, is_method: boo
         except BaseException as error:
             if error is call.error:
                 error.__traceback__ = call.traceback
-                call.forget()  # the traceback holds this frame, and it the call: a circle
+                # The traceback holds this frame, and it the call: a circle. No method: the stack may be at its end.
+                call.error = call.traceback = None
                 raise
             if not isinstance(error, Exception):
                 raise
@@ -186,7 +187,8 @@ def _around_coroutine(target: str, original: Function, interceptor: Around, is_m
         except BaseException as error:
             if error is call.error:
                 error.__traceback__ = call.traceback
-                call.forget()  # the traceback holds this frame, and it the call: a circle
+                # The traceback holds this frame, and it the call: a circle. No method: the stack may be at its end.
+                call.error = call.traceback = None
                 raise
             if not isinstance(error, Exception):
                 raise
@@ -221,10 +223,6 @@ class _Call:
             self.error, self.traceback = error, error.__traceback__
             raise
         return result
-
-    def forget(self) -> None:
-        """Hold the error no longer."""
-        self.error = self.traceback = None
 
     def outcome(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return or raise what the original did; call it, with the program's own arguments, if nobody has."""
