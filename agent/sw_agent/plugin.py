@@ -69,6 +69,7 @@ __all__ = [
     "is_installed",
     "mark_failed",
     "record_exception",
+    "relations",
     "service_name",
     "set_attributes",
 ]
@@ -108,6 +109,20 @@ RELATION = Option(
 )
 SPANS = Option("spans", False, "a span for each piece of work, with its name and the time it waited to start")
 PROPAGATION = (RELATION, SPANS)
+
+
+def relations(choices: Sequence[str], example: str, help: str) -> Option:
+    """Return the option `relations` for work that has names: PATTERN=relation entries, see `Plugin.relation_of`."""
+
+    def check(entries: list[str]) -> None:
+        for entry in entries:
+            pattern, _, relation = entry.rpartition("=")
+            if not pattern or relation not in choices:
+                *forms, last = (f"PATTERN={choice}" for choice in choices)
+                raise ValueError(f"{entry!r} is no {', '.join(forms)} or {last}, such as {example!r}")
+
+    return Option("relations", [], help, check=check)
+
 
 _installed: dict[str, Plugin] = {}
 
@@ -232,6 +247,17 @@ class Plugin:
         if self.captures_always:
             return capture()
         return None if self._captures_never else capture_if_active()
+
+    def relation_of(self, *names: str) -> str:
+        """Return the relation of work that has these names: of the first pattern that fits one, else of all work."""
+        if entries := self.settings["relations"]:
+            from fnmatch import fnmatchcase
+
+            for entry in entries:
+                pattern, _, relation = entry.rpartition("=")
+                if any(fnmatchcase(name, pattern) for name in names):
+                    return str(relation)
+        return str(self.settings["relation"])
 
     @property
     def tracer(self) -> Tracer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from time import perf_counter_ns, time_ns
 
-from sw_agent.http import any_of
 from sw_agent.plugin import Entry, Plugin, inside, mark_failed, set_attributes
 from sw_agent.snapshot import capture, current_context
 
@@ -21,19 +20,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-RELATIONS = ("child", "link", "none")
 # The names of what a task gives to `call_soon`: those of the task in C, then those of the one in Python.
 STEPS = ("TaskStepMethWrapper", "task_wakeup", "__step", "__wakeup")
-
-
-def check_relations(entries: list[str]) -> None:
-    """Raise a ValueError for an entry that is no pattern with a relation."""
-    for entry in entries:
-        pattern, _, relation = entry.rpartition("=")
-        if not pattern or relation not in RELATIONS:
-            raise ValueError(
-                f"{entry!r} is no PATTERN=child, PATTERN=link or PATTERN=none, such as 'background-*=link'"
-            )
 
 
 def task_of(callback: Any) -> Any:
@@ -68,7 +56,7 @@ class TaskSpan:
         function = getattr(coroutine, "__qualname__", type(coroutine).__qualname__)
         frame = getattr(coroutine, "cr_frame", None)
         module = frame.f_globals.get("__name__") if frame is not None else None
-        relation = self._relation(name, function)
+        relation = self._plugin.relation_of(*filter(None, (name, function)))
         link = capture().link() if relation == "link" else None
         if relation != "child":
             context = set_span_in_context(INVALID_SPAN, context)
@@ -120,14 +108,6 @@ class TaskSpan:
             if error is not None:
                 mark_failed(span, error)
         span.end()
-
-    def _relation(self, name: str | None, function: str) -> str:
-        for entry in self._plugin.settings["relations"]:
-            pattern, _, relation = entry.rpartition("=")
-            fits = any_of([pattern])
-            if fits is not None and ((name and fits(name)) or fits(function)):
-                return str(relation)
-        return str(self._plugin.settings["relation"])
 
 
 class Step:

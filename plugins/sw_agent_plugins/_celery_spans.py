@@ -156,7 +156,7 @@ class Attempt(SpanEntry):
         else:
             self.origin, self.note = received(request)
             attributes.update(described(request, self.note))
-            linked = relation_of(plugin, name) == "link"
+            linked = plugin.relation_of(name) == "link"
             known = [link for link in (link_to_attempt(self.note), self.origin.link() if linked else None) if link]
         parent, kind = context_of(self.origin, linked=linked), "INTERNAL" if inline else "CONSUMER"
         super().__init__(plugin, f"process {name}", kind, parent, attributes, known, start_time)
@@ -209,15 +209,3 @@ current_attempt: ContextVar[Attempt | None] = ContextVar("sw_agent.celery.attemp
 def _told_to_end() -> bool:
     """Return whether billiard's handler of SIGTERM, which raises SystemExit, has been called in this process."""
     return any(getattr(sys.modules.get("billiard.common"), "_should_have_exited", ()))
-
-
-def relation_of(plugin: Plugin, name: str) -> str:
-    """Return what a task of that name is to its publisher."""
-    if entries := plugin.settings["relations"]:
-        from fnmatch import fnmatchcase
-
-        for entry in entries:
-            pattern, _, relation = entry.rpartition("=")
-            if fnmatchcase(name, pattern):
-                return str(relation)
-    return str(plugin.settings["relation"])

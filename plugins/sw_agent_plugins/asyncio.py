@@ -16,10 +16,10 @@ import sys
 from functools import partial
 from time import perf_counter_ns
 
-from sw_agent.plugin import PROPAGATION, ContextSnapshot, Entry, Option, Plugin, is_installed
+from sw_agent.plugin import PROPAGATION, RELATION, ContextSnapshot, Entry, Option, Plugin, is_installed, relations
 from sw_agent.snapshot import current_context
 
-from ._asyncio_tasks import Step, TaskSpan, check_relations, has_begun, task_of, without_our_frames
+from ._asyncio_tasks import Step, TaskSpan, has_begun, task_of, without_our_frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,12 +33,11 @@ plugin = Plugin(
     options=[
         *PROPAGATION,
         Option("task_spans", False, "a span for each task, with its steps, and how long they took and had to wait"),
-        Option(
-            "relations",
-            [],
+        relations(
+            RELATION.choices,
+            "background-*=link",
             "the relation of the spans of some tasks, such as background-*=link: the first pattern that fits the "
             "task's name or its coroutine's counts",
-            check=check_relations,
         ),
     ],
 )

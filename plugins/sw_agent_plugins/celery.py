@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from sw_agent.plugin import Option, Plugin
+from sw_agent.plugin import Option, Plugin, relations
 from sw_agent.snapshot import capture
 
 from ._celery_messages import take_out, without_ours
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 RELATIONS = ("child", "link")
 
 
-def check_relations(entries: list[str]) -> None:
-    """Raise a ValueError for an entry that is no pattern with a relation."""
-    for entry in entries:
-        pattern, _, relation = entry.rpartition("=")
-        if not pattern or relation not in RELATIONS:
-            raise ValueError(f"{entry!r} is no PATTERN=child or PATTERN=link, such as 'reports.*=link'")
-
-
 plugin = Plugin(
     "celery",
     options=[
@@ -45,11 +37,10 @@ plugin = Plugin(
             "how a task relates to its publisher: its child, or a trace of its own with a link to it",
             choices=RELATIONS,
         ),
-        Option(
-            "relations",
-            [],
+        relations(
+            RELATIONS,
+            "reports.*=link",
             "the same for some tasks, such as reports.*=link: the first pattern that a task's name fits counts",
-            check=check_relations,
         ),
     ],
     requires="celery>=5.3,<6",
