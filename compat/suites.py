@@ -20,7 +20,7 @@ class Suite(NamedTuple):
 
 SUITES = {
     "celery": Suite(
-        library="celery[redis,msgpack,yaml]",
+        library="celery[auth,gevent,msgpack,redis,sqlalchemy,tblib,yaml]",
         requires=(
             "pytest-celery>=1.2",
             "pytest-subtests",
@@ -28,7 +28,7 @@ SUITES = {
             "pytest-order",
             "freezegun",
             "pydantic",
-            "boto3",
+            "moto[dynamodb,s3]",
         ),
         tests=("t/unit",),
         # of services that are not here

@@ -8,14 +8,16 @@ from .snapshot import EMPTY, ContextSnapshot, capture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
+    from opentelemetry.context import Context
     from opentelemetry.propagators.textmap import TextMapPropagator
     from typing_extensions import Self
 
 LONGEST_HEADER = 8192  # bytes, of baggage: https://www.w3.org/TR/baggage/#limits
 _W3C = frozenset(("traceparent", "tracestate", "baggage"))
-_known_names: tuple[TextMapPropagator, Sequence[str] | None] | None = None
+_reader: Reader | None = None
 _reading: set[int] = set()  # ids of threads
 
 
@@ -34,7 +36,7 @@ class ContextCarrier(dict[str, str]):
 
     def extract(self) -> ContextSnapshot:
         """Read the context back; headers that are missing or malformed give what is valid of them, or nothing."""
-        return self._extracted(_configured()) if self else EMPTY
+        return ContextSnapshot(reader().context_of(self)) if self else EMPTY
 
     @classmethod
     def inject_w3c(cls, snapshot: ContextSnapshot) -> Self:
@@ -46,7 +48,7 @@ class ContextCarrier(dict[str, str]):
 
     def extract_w3c(self) -> ContextSnapshot:
         """Read back what `inject_w3c` wrote."""
-        return self._extracted(_w3c()) if self else EMPTY
+        return ContextSnapshot(_read(_w3c(), self)) if self else EMPTY
 
     @classmethod
     def _injected(cls, snapshot: ContextSnapshot, propagator: TextMapPropagator) -> Self:
@@ -54,31 +56,86 @@ class ContextCarrier(dict[str, str]):
         propagator.inject(carrier, snapshot.context)
         return carrier
 
-    def _extracted(self, propagator: TextMapPropagator) -> ContextSnapshot:
-        from opentelemetry.context import Context
 
-        headers = {str(name).lower(): _readable(value) for name, value in self.items() if isinstance(value, str)}
-        thread = get_ident()
-        _reading.add(thread)
-        try:
-            return ContextSnapshot(propagator.extract(headers, Context()))
-        except Exception as error:  # a propagator of somebody else's
-            from ._containment import contain
+class Reader:
+    """Reads contexts by the propagator that is configured; made by `reader()`.
 
-            contain("reading the headers of a context", error)
-            return EMPTY
-        finally:
-            _reading.discard(thread)
+    `names` are the headers that it reads, in lower case; None where it may read any.
+    """
 
-
-def header_names() -> Sequence[str] | None:
-    """Return the headers that `ContextCarrier.extract` reads, in lower case; None where it may read any."""
-    global _known_names
-    propagator = _configured()
-    if _known_names is None or _known_names[0] is not propagator:
+    def __init__(self, propagator: TextMapPropagator) -> None:
+        self.propagator = propagator
         names = sorted(propagator.fields)
-        _known_names = propagator, names if _W3C.issuperset(names) else None
-    return _known_names[1]
+        self.names = names if _W3C.issuperset(names) else None
+        self._parent_in = _reader_of_parents() if _is_w3c(propagator) else None
+
+    def context_of(self, headers: Mapping[str, str]) -> Context | None:
+        """Return the context that headers hold; what is malformed of it counts as missing."""
+        if self._parent_in is not None and len(headers) == 1:
+            context = self._parent_in(headers.get("traceparent"))
+            if context is not None:
+                return context
+        return _read(self.propagator, headers)
+
+
+def reader() -> Reader:
+    """Return what reads headers now."""
+    global _reader
+    propagator = _configured()
+    if _reader is None or _reader.propagator is not propagator:
+        _reader = Reader(propagator)
+    return _reader
+
+
+def _reader_of_parents() -> Callable[[object], Context | None]:
+    """Return what reads a header `traceparent` that is plain and comes alone, as nearly all do, else gives None.
+
+    It takes a third of the time of a propagator's `extract`.
+    """
+    import re
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+    from opentelemetry.trace.propagation import _SPAN_KEY
+
+    # https://www.w3.org/TR/trace-context/#traceparent-header, of version 00
+    parts_of = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
+
+    def parent_in(traceparent: object) -> Context | None:
+        parts = parts_of(traceparent) if isinstance(traceparent, str) else None
+        if parts is None:
+            return None
+        trace_id, span_id, flags = parts.groups()
+        span_context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
+        return Context({_SPAN_KEY: NonRecordingSpan(span_context)}) if span_context.is_valid else None
+
+    return parent_in
+
+
+def _is_w3c(propagator: Any) -> bool:
+    w3c: Any = _w3c()
+    of_context, of_baggage = map(type, w3c._propagators)
+    if type(propagator) is type(w3c):
+        kinds = set(map(type, propagator._propagators))
+        return of_context in kinds and kinds <= {of_context, of_baggage}
+    return type(propagator) is of_context
+
+
+def _read(propagator: TextMapPropagator, headers: Mapping[str, str]) -> Context | None:
+    from opentelemetry.context import Context
+
+    readable = {str(name).lower(): _readable(value) for name, value in headers.items() if isinstance(value, str)}
+    thread = get_ident()
+    _reading.add(thread)
+    try:
+        return propagator.extract(readable, Context())
+    except Exception as error:  # a propagator of somebody else's
+        from ._containment import contain
+
+        contain("reading the headers of a context", error)
+        return None
+    finally:
+        _reading.discard(thread)
 
 
 def _readable(value: str) -> str:

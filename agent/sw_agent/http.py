@@ -6,17 +6,16 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (stable since 1.23.
 from __future__ import annotations
 
 from ._hop import error_text, error_type, is_failure
-from .carrier import ContextCarrier, header_names
+from .carrier import reader
 from .snapshot import current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import Any
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
-
-    from .snapshot import ContextSnapshot
 
 LONGEST_HOST = 255  # characters, of a domain name: RFC 1035, section 2.3.4
 _NO_HOST = frozenset(' "#/<>?@[\\]^`{|}\t')
@@ -77,26 +76,24 @@ def any_of(globs: list[str]) -> Callable[[str], object] | None:
     return re.compile("|".join(map(translate, globs))).match
 
 
-class CapturedHeaders:
-    """The headers that the configuration asks for, as attributes `http.request.header.NAME` or `http.response…`.
+def captured_headers(direction: str, names: Iterable[str]) -> Callable[[Any], dict[str, tuple[str, ...]]] | None:
+    """Return what makes attributes of the headers that the configuration asks for; None where it asks for none.
 
-    `direction` is "request" or "response". Those that hold secrets are REDACTED whatever the configuration says.
+    They are `http.request.header.NAME` or `http.response…`, as `direction` is "request" or "response". Those that hold
+    secrets are REDACTED whatever the configuration says. The headers are a mapping with several values for a name, as
+    `multidict.CIMultiDict` is, with its method `getall`.
     """
+    keys = [(name, f"http.{direction}.header.{name.lower()}", is_sensitive(name)) for name in names]
 
-    def __init__(self, direction: str, names: Iterable[str]) -> None:
-        self._keys = [(name, f"http.{direction}.header.{name.lower()}", is_sensitive(name)) for name in names]
-
-    def __bool__(self) -> bool:
-        return bool(self._keys)
-
-    def attributes(self, values_of: Callable[[str], Sequence[str]]) -> dict[str, tuple[str, ...]]:
-        """Return the attributes; `values_of(name)` returns all values of a header, none where it is missing."""
+    def attributes_of(headers: Any) -> dict[str, tuple[str, ...]]:
         found = {}
-        for name, key, sensitive in self._keys:
-            values = values_of(name)
+        for name, key, sensitive in keys:
+            values = headers.getall(name, None)
             if values:
                 found[key] = (REDACTED,) if sensitive else tuple(map(printable, values))
         return found
+
+    return attributes_of if keys else None
 
 
 def redacted_url(url: str, query: bool) -> str:
@@ -159,20 +156,19 @@ def _suppressing() -> tuple[str, ...]:
     return _suppressing_keys
 
 
-def context_in(headers: Any) -> ContextSnapshot:
-    """Return the context that the headers of a request bring; what is malformed of it counts as missing.
+def context_in(headers: Any) -> Context | None:
+    """Return the context that the headers of a request bring, None for none; what is malformed counts as missing.
 
     `headers` is a mapping with several values for a name, as `multidict.CIMultiDict` is, with its method `getall`.
     """
-    names = header_names()
-    if names is None:
-        names = {name.lower() for name in headers}  # type: ignore[assignment]
-    carrier = ContextCarrier()
-    for name in names:  # type: ignore[union-attr]
+    configured = reader()
+    names = configured.names if configured.names is not None else {name.lower() for name in headers}
+    found = {}
+    for name in names:
         values = headers.getall(name, None)
         if values:
-            carrier[name] = values[0] if len(values) == 1 else ",".join(values)
-    return carrier.extract()
+            found[name] = values[0] if len(values) == 1 else ",".join(values)
+    return configured.context_of(found) if found else None
 
 
 def host_and_port(host: str) -> tuple[str, int | None]:

@@ -16,7 +16,7 @@ A plugin is one file that describes one library: how work travels in it, and whe
 
 from __future__ import annotations
 
-from . import _imports
+from . import _imports, _provider
 from ._containment import contain
 from ._hop import (
     NOTHING,
@@ -30,6 +30,7 @@ from ._hop import (
     record_exception,
 )
 from ._patching import Patch, TargetNotFoundError
+from ._provider import set_attributes
 from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
 from .snapshot import EMPTY, ContextSnapshot, Entry, capture, capture_if_active, current_context
@@ -262,15 +263,11 @@ class Plugin:
     @property
     def tracer(self) -> Tracer:
         """The tracer for the plugin's own spans, of whichever provider is the global one now."""
-        from ._provider import get_tracer
-
-        return get_tracer(f"sw_agent.{self.name}")
+        return _provider.get_tracer(f"sw_agent.{self.name}")
 
     def start_span(self, name: str, context: Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
         """Start a span in `context`, for plugins on a hot path; the values of attributes are plain or tuples."""
-        from ._provider import start_span
-
-        return start_span(f"sw_agent.{self.name}", name, context, kind, attributes)
+        return _provider.start_span(f"sw_agent.{self.name}", name, context, kind, attributes)
 
     def _module_arrived(self, module: ModuleType) -> None:
         for patch, condition in zip(self.patches, self._conditions, strict=True):
@@ -318,13 +315,6 @@ class DottedNames:
 def is_installed(name: str) -> bool:
     """Return whether the plugin of that name is installed: for a plugin whose work another one does already."""
     return name in _installed
-
-
-def set_attributes(span: Span, attributes: dict[str, Any]) -> None:
-    """Set attributes of a span that no other thread has yet, or has any more; their values are plain or tuples."""
-    from ._provider import set_attributes
-
-    set_attributes(span, attributes)
 
 
 def child_ending() -> None:

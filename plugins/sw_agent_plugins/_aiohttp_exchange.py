@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sw_agent.http import (
     METHODS,
-    CapturedHeaders,
     any_of,
+    captured_headers,
     host_and_port,
     method_attributes,
     printable,
@@ -42,8 +42,8 @@ class Recording:
         self.plugin = plugin
         self.source = dict(source)
         self.is_excluded = any_of(source["exclude"])
-        self.request_headers = CapturedHeaders("request", source["request_headers"])
-        self.response_headers = CapturedHeaders("response", source["response_headers"])
+        self.request_headers = captured_headers("request", source["request_headers"])
+        self.response_headers = captured_headers("response", source["response_headers"])
         self.query = source["query"]
         self.server = SpanKind.SERVER
         self.consumer = SpanKind.CONSUMER
@@ -132,9 +132,8 @@ class Exchange:
 
                 attributes["error.type"] = str(status)
                 span.set_status(StatusCode.ERROR)
-            if self._recording.response_headers:
-                headers = response.headers
-                attributes.update(self._recording.response_headers.attributes(lambda name: headers.getall(name, ())))
+            if self._recording.response_headers is not None:
+                attributes.update(self._recording.response_headers(response.headers))
         if attributes:
             set_attributes(span, attributes)
 
@@ -220,8 +219,8 @@ def attributes_of(request: Any, path: str, recording: Recording) -> dict[str, An
         attributes["user_agent.original"] = printable(agent)
     if recording.query and (query := message.url.raw_query_string):
         attributes["url.query"] = printable(redacted_query(query))
-    if recording.request_headers:
-        attributes.update(recording.request_headers.attributes(lambda name: headers.getall(name, ())))
+    if recording.request_headers is not None:
+        attributes.update(recording.request_headers(headers))
     return attributes
 
 

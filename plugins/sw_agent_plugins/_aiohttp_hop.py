@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from sw_agent.http import CapturedHeaders, any_of, mark_failed, mark_status, redacted_url
+from sw_agent.http import any_of, captured_headers, mark_failed, mark_status, redacted_url
 from sw_agent.plugin import is_failure
 
 TYPE_CHECKING = False
@@ -101,8 +101,8 @@ class Recording:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = dict(settings)
-        self._request = CapturedHeaders("request", settings["request_headers"])
-        self._response = CapturedHeaders("response", settings["response_headers"])
+        self._request = captured_headers("request", settings["request_headers"])
+        self._response = captured_headers("response", settings["response_headers"])
         self._query = settings["query"]
         self._is_excluded = any_of(settings["exclude"])
 
@@ -120,8 +120,8 @@ class Recording:
 
     def of_request(self, headers: Any) -> dict[str, tuple[str, ...]]:
         """Return the attributes for the headers of a request."""
-        return self._request.attributes(lambda name: headers.getall(name, ())) if self._request else {}
+        return self._request(headers) if self._request is not None else {}
 
     def of_response(self, headers: Any) -> dict[str, tuple[str, ...]]:
         """Return the attributes for the headers of a response."""
-        return self._response.attributes(lambda name: headers.getall(name, ())) if self._response else {}
+        return self._response(headers) if self._response is not None else {}

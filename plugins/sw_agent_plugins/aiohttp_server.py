@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-from sw_agent.carrier import header_names
+from sw_agent.carrier import reader
 from sw_agent.http import context_in
 from sw_agent.plugin import Entry, Option, Plugin
 
@@ -51,7 +51,7 @@ def recording() -> Recording:
 def make_ready(_server: object, _args: Any, _kwargs: Any) -> None:
     """Import what the first request needs before the server listens, best before the loop runs: all would wait."""
     recording()
-    header_names()
+    reader()
     plugin.tracer  # noqa: B018  it is made here
 
 
@@ -65,7 +65,7 @@ async def handle_in_a_span(
     if message is sys.modules["aiohttp.web_protocol"].ERROR:
         return await wrapped(*args, **kwargs)
     recorded = recording()
-    context = context_in(message.headers).context or recorded.nothing
+    context = context_in(message.headers) or recorded.nothing
     if recorded.is_excluded is not None and recorded.is_excluded(path_of(message)):
         with Entry(context):
             return await wrapped(*args, **kwargs)
@@ -128,6 +128,3 @@ def _exchange_of(request: Any) -> Exchange | None:
     if exchange is None and (original := getattr(request.protocol, "_current_request", None)) is not None:
         exchange = vars(original).get("_sw_exchange")
     return exchange
-
-
-# Spans
