@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _config: Config | None = None
 _ours: AgentProvider | None = None
 _fed: list[Any] = []  # the providers that have the pipeline
+_trace: Any = None  # `opentelemetry.trace`
 _tracers: dict[str, tuple[object, Tracer]] = {}
 _broken = False
 _patches_of_sdk: list[Patch] = []
@@ -51,14 +52,16 @@ def get_tracer(scope: str) -> Tracer:
 
     Where no agent is configured it is the API's tracer, and records nothing.
     """
-    from opentelemetry import trace
-
+    global _trace
+    if _trace is None:
+        from opentelemetry import trace as _trace
+    trace = _trace
     if _config is not None and trace._TRACER_PROVIDER is None:
         _provide(trace)
     known = _tracers.get(scope)
     if known is not None and known[0] is trace._TRACER_PROVIDER:
         return known[1]
-    tracer = trace.get_tracer(scope)
+    tracer: Tracer = trace.get_tracer(scope)
     _tracers[scope] = (trace._TRACER_PROVIDER, tracer)
     return tracer
 
@@ -69,7 +72,7 @@ def start_span(scope: str, name: str, context: Context, kind: SpanKind, attribut
     Where nobody but the agent sees it start they are put in afterwards, which takes a third of the time.
     """
     tracer = get_tracer(scope)
-    if _ours is None or _ours.is_watched or sys.modules["opentelemetry.trace"]._TRACER_PROVIDER is not _ours:
+    if _ours is None or _ours.is_watched or _trace._TRACER_PROVIDER is not _ours:
         return tracer.start_span(name, context, kind, attributes)
     span = tracer.start_span(name, context, kind)
     if span.is_recording():

@@ -48,7 +48,7 @@ class TraceSampler(Sampler):
         if parent.is_valid:
             sampled, trace_state = parent.trace_flags.sampled, parent.trace_state
         else:
-            sampled, trace_state = self._takes(trace_id), None
+            sampled, trace_state = self.takes(trace_id), None
         if sampled:
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, trace_state)
         return SamplingResult(Decision.DROP, None, trace_state)
@@ -61,7 +61,8 @@ class TraceSampler(Sampler):
         """Take a new lock, in a forked process: a thread that is not there may hold the old one."""
         self._lock = allocate_lock()
 
-    def _takes(self, trace_id: int) -> bool:
+    def takes(self, trace_id: int) -> bool:
+        """Decide about a new trace."""
         if trace_id & 0xFFFFFFFFFFFFFFFF >= self._bound:
             return False
         if not self._limit:

@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState, set_span_in_context
 
 from launched import Launch
 from sw_agent import _ids, snapshot
+from sw_agent._config import load
 from sw_agent._patching import Patch
 from sw_agent._sampling import TraceSampler, link_to_stale_parent
+from sw_agent._sdk_provider import AgentProvider, AgentTracer
 
 # An SDK pipeline of the program's own, that prints the name and the resource of what it gets
 OWN_PIPELINE = """
@@ -221,6 +225,62 @@ def test_ids_have_their_width_and_do_not_repeat() -> None:
     assert 0 < max(spans) < 1 << 64
     assert _ids.instance_id()[14] == "4"
     assert _ids.instance_id() != _ids.instance_id()
+
+
+# The agent's tracer
+
+PARENTS = {
+    "remote": SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("a", "b")])),
+    "remote, of a random id": SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(3)),
+    "remote, not sampled": SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(2)),
+    "remote, with flags nobody knows": SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(255)),
+    "invalid": trace.INVALID_SPAN_CONTEXT,
+}
+
+
+def contexts(tracer: Tracer) -> dict[str, Context]:
+    found = {name: set_span_in_context(NonRecordingSpan(parent)) for name, parent in PARENTS.items()}
+    going_on, ended = (tracer.start_span("a", Context()) for _ in range(2))
+    ended.end()
+    return {
+        "none": Context(),
+        "going on": set_span_in_context(going_on),
+        "ended": set_span_in_context(ended),
+        **found,
+    }
+
+
+def what_it_has(span: Any) -> object:
+    """Return all that a span has, but for its ids and the moment."""
+    if isinstance(span, NonRecordingSpan):
+        return type(span), span.get_span_context()[2:]
+    found = vars(span) | {"_lock": None, "_start_time": None, "_record_end_metrics": None}
+    for name in ("_attributes", "_events", "_links"):
+        found[name] = vars(found[name]) | {"_lock": None}
+    trace_id, _, *others = found["_context"]
+    return type(span), found | {"_context": (span.parent is None or trace_id, *others)}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.0])
+def test_its_spans_are_those_that_the_sdks_tracer_would_start(ratio: float) -> None:
+    provider = AgentProvider(load({"SW_SAMPLING_RATIO": str(ratio)}))
+    tracer: Any = provider.get_tracer("x")
+    assert type(tracer) is AgentTracer
+    for context in contexts(tracer).values():
+        for given in (
+            {"attributes": {"a": [1, 2], "b": object()}},
+            {"kind": trace.SpanKind.SERVER, "record_exception": False, "set_status_on_exception": False},
+            {"links": [trace.Link(PARENTS["remote"])]},
+        ):
+            ours = tracer.start_span("a", context, **given)
+            assert what_it_has(ours) == what_it_has(Tracer.start_span(tracer, "a", context, **given))
+        assert tracer.start_span("a", context, start_time=5).is_recording() is ours.is_recording()
+
+
+def test_it_asks_a_sampler_that_the_program_has_set() -> None:
+    tracer: Any = AgentProvider(load({})).get_tracer("x")
+    tracer.sampler = ALWAYS_OFF
+    assert not tracer.start_span("a", Context()).is_recording()
 
 
 # Sampling
