@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import pytest
@@ -33,6 +36,55 @@ def all_installed(**settings: object) -> Iterator[RecordedSpans]:
 
 
 # The end of the stack
+
+
+def at_every_depth(hand_over: Callable[[], object]) -> list[object]:
+    """Hand work over at the end of the stack, and at each of the depths before it, until that succeeds."""
+    outcomes: list[object] = []
+
+    def descend() -> None:
+        try:
+            descend()
+        except RecursionError:
+            if "done" in outcomes:
+                return
+            try:
+                outcomes.append(hand_over())
+            except RecursionError:
+                outcomes.append("no stack left")
+                raise
+
+    descend()
+    return outcomes
+
+
+@each_setting
+def test_at_the_end_of_the_stack_work_is_handed_over_or_refused_and_workers_live_on(
+    settings: Any, agent_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A finalizer that happens to run there raises with and without the agent, and pytest's hook then does as well.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    before = sys.getrecursionlimit()
+    with all_installed(**settings), ThreadPoolExecutor(1) as pool, ThreadPool(1) as thread_pool:
+        pool.submit(int).result()
+        futures: list[Any] = []
+        with tracer.start_as_current_span("submitter") as submitter:
+            for hand_over in (
+                lambda: futures.append(pool.submit(int)) or "done",
+                lambda: futures.append(thread_pool.apply_async(int)) or "done",
+            ):
+                assert at_every_depth(hand_over)[-1] == "done"
+                assert trace.get_current_span() is submitter
+        for future in futures:
+            if hasattr(future, "result"):
+                assert future.result(60) == 0
+        with tracer.start_as_current_span("next"):
+            assert pool.submit(lambda: "works").result(60) == "works"
+            assert thread_pool.apply_async(lambda: "works").get(60) == "works"
+        if not settings["spans"]:
+            assert pool.submit(context.get_current).result(60) == {}
+    assert sys.getrecursionlimit() == before
+    agent_errors.clear()  # the agent may say that there was no stack left for it
 
 
 @each_setting
