@@ -16,6 +16,7 @@ from sw_agent import _containment, _log
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "plugins")]  # launched.py; contract.py
 
 from launched import Launch, Launched  # noqa: E402
+from tls import tls  # noqa: E402, F401  a fixture
 
 # A shell lets what it runs in the background ignore Ctrl-C, and so would all programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

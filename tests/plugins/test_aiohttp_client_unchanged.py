@@ -16,7 +16,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 from aiohttp_served import Served, in_loop
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -172,29 +171,6 @@ async def test_every_way_to_make_a_request_is_traced(spans: RecordedSpans):
                 pass
             assert (await session.post("/read", data=b"x" * 100_000)).status == 200
     assert spans.names == ["GET", "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "GET", "POST"]
-
-
-@in_loop
-async def test_a_unix_socket_is_traced(spans: RecordedSpans, tmp_path: Path):
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(text=request.headers["traceparent"])
-
-    app = web.Application()
-    app.router.add_get("/", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    path = str(tmp_path / "s")
-    await web.UnixSite(runner, path).start()
-    connector = aiohttp.UnixConnector(path)
-    async with aiohttp.ClientSession(connector=connector) as session, session.get("http://inside/") as response:
-        parent = (await response.text()).split("-")[2]
-    await runner.cleanup()
-    span = spans.named("GET")
-    assert span.context
-    assert parent == f"{span.context.span_id:016x}"
-    attributes = span.attributes or {}
-    assert attributes["server.address"] == "inside"
-    assert "network.peer.address" not in attributes
 
 
 @in_loop

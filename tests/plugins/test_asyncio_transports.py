@@ -10,11 +10,8 @@ import asyncio
 import contextlib
 import os
 import socket
-import ssl
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +23,7 @@ from opentelemetry import trace
 
 from sw_agent.testing import installed
 from sw_agent_plugins.asyncio import plugin
+from tls import TLS
 
 BODY = 1 << 19
 LOOPS = pytest.mark.parametrize(
@@ -151,31 +149,17 @@ def test_what_a_connection_of_aiohttps_server_receives_is_nobodys(
     assert seen == {None}
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem"
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    return folder
-
-
 @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # Python 3.10 leaves them so by itself
 @LOOPS
-def test_what_a_tls_connection_receives_is_nobodys(make_loop: Any, certificate: Path) -> None:
-    for_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    for_server.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    for_client = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+def test_what_a_tls_connection_receives_is_nobodys(make_loop: Any, tls: TLS) -> None:
     seen = run(
-        make_loop, pausing_and_resuming({"ssl": for_server}, {"ssl": for_client, "server_hostname": "localhost"})
+        make_loop, pausing_and_resuming({"ssl": tls.server}, {"ssl": tls.client, "server_hostname": "localhost"})
     )
     assert seen == {None}
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="keeps nothing back while reading is paused")
-def test_what_came_over_tls_while_a_request_had_paused_reading_is_nobodys(certificate: Path) -> None:
-    for_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    for_server.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    for_client = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+def test_what_came_over_tls_while_a_request_had_paused_reading_is_nobodys(tls: TLS) -> None:
     seen: list[tuple[bytes, str | None]] = []
     tasks: list[asyncio.Task[None]] = []
 
@@ -197,9 +181,9 @@ def test_what_came_over_tls_while_a_request_had_paused_reading_is_nobodys(certif
                 self.transport.resume_reading()
 
     async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, ssl=for_server)
+        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, ssl=tls.server)
         address = server.sockets[0].getsockname()
-        async with connection(address, ssl=for_client, server_hostname="localhost") as (reader, writer):
+        async with connection(address, ssl=tls.client, server_hostname="localhost") as (reader, writer):
             for line in (b"first\n", b"second\n", b"third\n"):
                 writer.write(line)
                 assert await reader.readline() == line
@@ -217,10 +201,7 @@ def test_what_a_connection_receives_after_set_protocol_is_nobodys(make_loop: Any
 
 @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # Python 3.10 leaves them so by itself
 @LOOPS
-def test_what_a_connection_receives_after_start_tls_in_a_request_is_nobodys(make_loop: Any, certificate: Path) -> None:
-    for_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    for_server.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    for_client = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+def test_what_a_connection_receives_after_start_tls_in_a_request_is_nobodys(make_loop: Any, tls: TLS) -> None:
     seen: set[str | None] = set()
     upgraded: list[asyncio.Task[Any]] = []
 
@@ -236,7 +217,7 @@ def test_what_a_connection_receives_after_start_tls_in_a_request_is_nobodys(make
             with span():
                 secure = Echo(seen)
                 loop = asyncio.get_running_loop()
-                transport = await loop.start_tls(self.transport, secure, for_server, server_side=True)
+                transport = await loop.start_tls(self.transport, secure, tls.server, server_side=True)
                 secure.connection_made(transport)
             secure.transport.write(b"ready\n")
 
@@ -248,7 +229,7 @@ def test_what_a_connection_receives_after_start_tls_in_a_request_is_nobodys(make
         transport, _ = await loop.create_connection(lambda: protocol, *server.sockets[0].getsockname())
         transport.write(b"upgrade\n")
         assert await reader.readline() == b"go\n"
-        secure = await loop.start_tls(transport, protocol, for_client, server_hostname="localhost")
+        secure = await loop.start_tls(transport, protocol, tls.client, server_hostname="localhost")
         assert secure is not None
         assert await reader.readline() == b"ready\n"
         for _ in range(2):
