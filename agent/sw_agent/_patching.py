@@ -38,11 +38,16 @@ class Patch:
     """One interceptor at one target, `"module:Class.attribute"`.
 
     `kind` is "around" or "before" (see `Plugin.intercept` and `Plugin.before`), or what makes the replacement: a
-    function that has an attribute `__sw_stop__`, to be called when it shall intercept no more.
+    function that has an attribute `__sw_stop__`, to be called when it shall intercept no more. An `optional` target may
+    be missing. `when` names an option of the plugin without which the target is left as it is.
     """
 
-    def __init__(self, target: str, interceptor: object, kind: str | Kind) -> None:
+    def __init__(
+        self, target: str, interceptor: object, kind: str | Kind, *, optional: bool = False, when: str = ""
+    ) -> None:
         self.target = target
+        self.optional = optional
+        self.when = when
         self.module, _, self._path = target.partition(":")
         self._interceptor = interceptor
         self._replace = _KINDS[kind] if isinstance(kind, str) else kind
@@ -103,6 +108,29 @@ class Patch:
         if owner is _ABSENT or getattr(owner, name, _ABSENT) is _ABSENT:
             raise TargetNotFoundError(f"{self.target} does not exist")
         return owner, name
+
+
+class Hook:
+    """What a plugin does with a module by the library's own means, and how it is undone; in the place of a `Patch`."""
+
+    optional = False
+    when = ""
+
+    def __init__(self, module: str, use: Callable[[ModuleType], Callable[[], object]]) -> None:
+        self.target = self.module = module
+        self._use = use
+        self._undo: Callable[[], object] | None = None
+
+    def install(self, module: ModuleType) -> None:
+        """Do it, once."""
+        if self._undo is None:
+            self._undo = self._use(module)
+
+    def uninstall(self) -> None:
+        """Undo it."""
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo()
 
 
 class _Unbound(staticmethod):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10

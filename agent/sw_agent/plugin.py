@@ -16,6 +16,8 @@ A plugin is one file that describes one library: how work travels in it, and whe
 
 from __future__ import annotations
 
+import sys
+
 from . import _imports, _provider
 from ._containment import contain
 from ._hop import (
@@ -29,7 +31,7 @@ from ._hop import (
     mark_failed,
     record_exception,
 )
-from ._patching import Patch, TargetNotFoundError
+from ._patching import Hook, Patch, TargetNotFoundError
 from ._provider import set_attributes
 from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
@@ -64,6 +66,7 @@ __all__ = [
     "Plugin",
     "capture_if_active",
     "child_ending",
+    "contain",
     "describe_error",
     "inside",
     "is_failure",
@@ -141,9 +144,7 @@ class Plugin:
         self.options = tuple(options)
         self.requires = requires
         self.settings: dict[str, Any] = {option.name: option.default for option in self.options}
-        self.patches: list[Patch] = []
-        self._conditions: list[str] = []  # for each patch, the option without which it is not put in
-        self._optional: set[str] = set()
+        self.patches: list[Patch | Hook] = []
         self._set({})
 
     def intercept(self, target: str, *, optional: bool = False, when: str = "") -> Callable[[F], F]:
@@ -193,6 +194,18 @@ class Plugin:
         """Call the method at `target` in an empty context: what it does belongs to nobody."""
         self._add(target, self, restoring, optional)
 
+    def hook(self, module: str) -> Callable[[F], F]:
+        """Call the decorated function with a module when it has been imported: for a library that has hooks itself.
+
+        It returns a function that undoes what it has done.
+        """
+
+        def register(use: F) -> F:
+            self.patches.append(Hook(module, use))
+            return use
+
+        return register
+
     def _patch(self, target: str, kind: str | Kind, optional: bool, when: str = "") -> Callable[[F], F]:
         def register(interceptor: F) -> F:
             self._add(target, interceptor, kind, optional, when)
@@ -201,10 +214,7 @@ class Plugin:
         return register
 
     def _add(self, target: str, interceptor: object, kind: str | Kind, optional: bool, when: str = "") -> None:
-        self.patches.append(Patch(target, interceptor, kind))
-        self._conditions.append(when)
-        if optional:
-            self._optional.add(target)
+        self.patches.append(Patch(target, interceptor, kind, optional=optional, when=when))
 
     @property
     def installed(self) -> bool:
@@ -270,13 +280,15 @@ class Plugin:
         return _provider.start_span(f"sw_agent.{self.name}", name, context, kind, attributes)
 
     def _module_arrived(self, module: ModuleType) -> None:
-        for patch, condition in zip(self.patches, self._conditions, strict=True):
-            if patch.module != module.__name__ or (condition and not self.settings[condition]):
+        for patch in self.patches:
+            # A module may call itself otherwise: gevent's take all of a compiled one's variables, also the name.
+            is_its_own = module.__name__ == patch.module or sys.modules.get(patch.module) is module
+            if not is_its_own or (patch.when and not self.settings[patch.when]):
                 continue
             try:
                 patch.install(module)
             except TargetNotFoundError as error:
-                if patch.target not in self._optional:
+                if not patch.optional:
                     contain(f"plugin {self.name}: {patch.target}", error)
             except Exception as error:
                 contain(f"plugin {self.name}: {patch.target}", error)

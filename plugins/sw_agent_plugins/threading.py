@@ -40,6 +40,7 @@ DETACHED = DottedNames(
     "asyncio.unix_events._ThreadedChildWatcher",  # 3.14
     "concurrent.futures.process._ExecutorManagerThread",
     "concurrent.futures.thread._worker",
+    "gevent.threadpool",
     "grpc",
     "kafka",
     "logging.config",

@@ -1,0 +1,174 @@
+"""How work travels in gevent: as greenlets, each with a context of its own, and as the tasks of a pool of threads.
+
+A greenlet that has not run yet can be given the context that it begins with (`greenlet.gr_context`): nothing is
+wrapped. `start()`, in which all ways to spawn end but `spawn_raw`, tells those who have asked for it. The class is a
+compiled one, whose methods cannot be replaced: to know who calls `link`, the module has a subclass of it in its place.
+
+A thread pool's task is a tuple, and its last element a `ThreadResult`, made where the task is spawned and told the
+result where it has run. The context travels in what the result calls when it is ready.
+
+Greenlets that stand for threads, in a program that gevent has patched, are the business of the plugin threading.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextvars import Context
+
+from sw_agent.plugin import PROPAGATION, ContextSnapshot, DottedNames, Hop, Plugin, contain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
+
+    Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+plugin = Plugin("gevent", options=PROPAGATION, requires="gevent>=22.10")
+
+# What spawns greenlets that are no work of whoever is current: threads, and the threads of pools.
+NOT_WORK = frozenset(("gevent.thread", "gevent.threadpool"))
+# What spawns the items of a pool's `map`, and so on, for whoever has called that.
+OF_POOLS = DottedNames("gevent._gevent_c_imap", "gevent._imap", "gevent.pool")
+
+
+# Greenlets
+
+
+@plugin.hook("gevent.greenlet")
+def follow_greenlets(module: ModuleType) -> Callable[[], None]:
+    """Ask to be told of each greenlet that starts, and put in the class whose methods can be replaced."""
+    compiled: Any = module.Greenlet
+    kept = {name: getattr(compiled, name) for name in ("__doc__", "__module__", "__qualname__")}
+    module.Greenlet = type("Greenlet", (compiled,), {"__slots__": (), **kept})  # type: ignore[attr-defined]
+    compiled.add_spawn_callback(start_in_context_of_spawner)
+
+    def undo() -> None:
+        compiled.remove_spawn_callback(start_in_context_of_spawner)
+        module.Greenlet = compiled  # type: ignore[attr-defined]
+
+    return undo
+
+
+def start_in_context_of_spawner(greenlet: Any) -> None:
+    """Let a greenlet begin in the context of whoever starts it."""
+    try:
+        snapshot = plugin.captured()
+        if snapshot is not None and _spawner() not in NOT_WORK:
+            _give(snapshot, greenlet, Running(snapshot))
+    except Exception as error:
+        contain("plugin gevent: the start of a greenlet", error)
+
+
+@plugin.intercept("gevent.hub:spawn_raw")
+@plugin.intercept("gevent:spawn_raw")
+def start_raw_in_context_of_spawner(
+    wrapped: Callable[..., Any], _: None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Do the same for a greenlet that starts without telling."""
+    greenlet = wrapped(*args, **kwargs)
+    snapshot = plugin.captured()
+    if snapshot is not None:
+        _give(snapshot, greenlet, Running(snapshot, greenlet.run))
+    return greenlet
+
+
+def _give(snapshot: ContextSnapshot, greenlet: Any, running: Running) -> None:
+    if not plugin.only_restores and getattr(greenlet, "_run", None) not in OF_POOLS:
+        greenlet.run = running
+    elif greenlet.gr_context is None:  # the program has not chosen one
+        greenlet.gr_context = snapshot.into(Context())
+
+
+def _spawner() -> str:
+    try:
+        return str(sys._getframe(2).f_globals.get("__name__"))
+    except ValueError:  # called from C: https://github.com/gevent/gevent/issues/1212
+        return ""
+
+
+class Running:
+    """What a greenlet runs where there is a span, or a link: its own function, inside a hop.
+
+    Without `function` it is the method `run` of the greenlet, which keeps what the program's function raises.
+    """
+
+    def __init__(self, snapshot: ContextSnapshot, function: Any = None) -> None:
+        self._snapshot = snapshot
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:  # noqa: D102  it is the greenlet's own
+        if self._function is not None:
+            with plugin.resume(self._snapshot, self._function):
+                return self._function(*args)
+        greenlet = sys.modules["gevent"].getcurrent()
+        del greenlet.run
+        hop = plugin.resume(self._snapshot, greenlet._run)
+        hop.enter()
+        try:
+            return greenlet.run()
+        finally:
+            hop.leave(greenlet.exception)
+
+
+@plugin.capture("gevent.greenlet:Greenlet.link")
+def link_to_who_registers(
+    snapshot: ContextSnapshot, _greenlet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call | None:
+    """Let a callback run in the context of whoever registers it; misuse is left to the library."""
+    if args and callable(args[0]):
+        return (snapshot.wrap(args[0]), *args[1:]), kwargs
+    return None
+
+
+# Pools of threads
+
+
+class Release:
+    """What a result calls when it is ready, with the context of its task."""
+
+    __slots__ = ("_call", "snapshot")
+
+    def __init__(self, call: Callable[[], object], snapshot: ContextSnapshot) -> None:
+        self._call = call
+        self.snapshot = snapshot
+
+    def __call__(self) -> None:  # noqa: D102  it is the library's own
+        self._call()
+
+
+@plugin.capture("gevent.threadpool:ThreadResult.__init__")
+def send_with_the_task(
+    snapshot: ContextSnapshot, _result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Call | None:
+    """Hang the snapshot on the task's result."""
+    receiver, hub, call = args
+    return (receiver, hub, Release(call, snapshot)), kwargs
+
+
+@plugin.before("gevent.threadpool:_WorkerGreenlet._before_run_task")
+def enter_the_context_of_the_task(worker: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+    """Make the context of the task the current one in the worker, which belongs to nobody."""
+    function, _, _, result = args
+    call = result._call_when_ready
+    hop = vars(worker)["_sw_hop"] = plugin.resume(call.snapshot if type(call) is Release else None, function)
+    hop.enter()
+
+
+@plugin.before("gevent.threadpool:ThreadResult.set")
+def leave_with_the_result(_result: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+    """Leave it before anybody knows the result."""
+    _leave(None)
+
+
+@plugin.before("gevent.threadpool:ThreadResult.handle_error")
+def leave_with_the_error(_result: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+    """Leave it before anybody knows the error."""
+    _leave(args[1][1])
+
+
+def _leave(error: BaseException | None) -> None:
+    hop: Hop | None = vars(sys.modules["gevent"].getcurrent()).pop("_sw_hop", None)
+    if hop is not None:
+        hop.leave(error)
