@@ -140,9 +140,10 @@ def error_type(error: BaseException) -> str:
 
 
 def mark_failed(span: Span, error: BaseException) -> None:
-    """Give a span the status ERROR and the type of the exception, where that is a failure."""
+    """Describe an exception on a span, and record it there, where that is a failure."""
     if is_failure(error):
         describe_error(span, error)
+        record_exception(span, error)
 
 
 def describe_error(span: Span, error: BaseException) -> None:

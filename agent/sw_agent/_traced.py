@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._containment import contain
-from ._hop import mark_failed, record_exception
+from ._hop import mark_failed
 from ._instrument import Steps
 
 TYPE_CHECKING = False
@@ -120,8 +120,6 @@ class _Running:
             return
         if error is not None:
             mark_failed(self._span, error)
-            if issubclass(type(error), Exception):
-                record_exception(self._span, error)
         self._span.end()
 
 

@@ -118,7 +118,7 @@ def mark_status(span: Span, status: int) -> None:
     span.set_status(StatusCode.ERROR)
 
 
-def mark_failed(span: Span, error: BaseException) -> None:
+def mark_request_failed(span: Span, error: BaseException) -> None:
     """Give a span the status ERROR for an exception, unless it has it; a cancellation is none.
 
     The exception's text is left out where it may hold a URL, and with it a secret.

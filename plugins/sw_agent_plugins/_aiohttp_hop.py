@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import time_ns
 
-from sw_agent.http import any_of, captured_headers, mark_failed, mark_status, redacted_url
+from sw_agent.http import any_of, captured_headers, mark_request_failed, mark_status, redacted_url
 from sw_agent.plugin import is_failure
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Hop:
             if not self.responded and self.peer is not None:
                 span.set_attributes(self._of_peer())
             if cause is not None:
-                mark_failed(span, cause)
+                mark_request_failed(span, cause)
         finally:
             span.end(self._ended_at)
 

@@ -117,8 +117,7 @@ class Publication(SpanEntry):
 
     def conclude(self, error: BaseException | None) -> None:
         """Describe the error because of which it was not published."""
-        if isinstance(error, Exception):
-            record_exception(self.span, error)
+        if error is not None:
             mark_failed(self.span, error)
 
 

@@ -81,8 +81,8 @@ class Wordless(Exception):
 def test_a_failure_is_described_without_what_may_be_secret(error: Exception, kind: str, description: str):
     with recorded_spans() as spans:
         span = trace.get_tracer("test").start_span("request")
-        http.mark_failed(span, error)
-        http.mark_failed(span, KeyError())  # only the first one counts
+        http.mark_request_failed(span, error)
+        http.mark_request_failed(span, KeyError())  # only the first one counts
         span.end()
     failed = spans.named("request")
     assert (failed.status.status_code, failed.status.description) == (StatusCode.ERROR, description)
@@ -93,7 +93,7 @@ def test_a_failure_is_described_without_what_may_be_secret(error: Exception, kin
 def test_a_cancellation_is_no_failure(error: BaseException):
     with recorded_spans() as spans:
         span = trace.get_tracer("test").start_span("request")
-        http.mark_failed(span, error)
+        http.mark_request_failed(span, error)
         span.end()
     assert spans.named("request").status.status_code is StatusCode.UNSET
 

@@ -20,6 +20,7 @@ import contract
 import pytest
 from contract import MECHANISMS, Mechanism, Submit
 from opentelemetry import baggage, context, trace
+from opentelemetry.trace import StatusCode
 
 from sw_agent.plugin import Plugin
 from sw_agent.testing import recorded_spans
@@ -269,6 +270,26 @@ def test_spans_make_one_for_each_piece_of_work_with_its_waiting_time(opened: Cal
             assert (seen.trace_id, seen.parent_id) == ids(submitter)
             assert seen.attributes["sw.wait_ms"] >= 0
             assert seen.attributes["code.function.name"]
+
+
+@pytest.mark.usefixtures("related")
+def test_a_failure_is_recorded_once_on_the_span_of_the_work_that_raised_it(
+    opened: Callable[..., Any], mechanism: Mechanism
+) -> None:
+    if mechanism.process:
+        pytest.skip("the spans are in another process")
+    with recorded_spans() as spans, opened(spans=True) as submit:
+        for _ in range(2):
+            with span("submitter"), pytest.raises(contract.ProgramError):
+                submit(contract.fail, 7)()
+        poll(lambda: len(spans) == 4)
+        ended = list(spans)
+    of_work = [each for each in ended if each.name != "submitter"]
+    for each in of_work:
+        failed = each.status.status_code is StatusCode.ERROR
+        assert [event.name for event in each.events] == ["exception"] * failed
+        assert failed or not mechanism.reuses_worker  # elsewhere the test itself catches the error before it is seen
+    assert not any(each.events for each in ended if each not in of_work)
 
 
 @pytest.mark.usefixtures("related")
