@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import Context
+from functools import partial
 
 from sw_agent.plugin import PROPAGATION, ContextSnapshot, DottedNames, Hop, Plugin, contain
 
@@ -29,8 +30,14 @@ plugin = Plugin("gevent", options=PROPAGATION, requires="gevent>=22.10")
 
 # What spawns greenlets that are no work of whoever is current: threads, and the threads of pools.
 NOT_WORK = frozenset(("gevent.thread", "gevent.threadpool"))
-# What spawns the items of a pool's `map`, and so on, for whoever has called that.
-OF_POOLS = DottedNames("gevent._gevent_c_imap", "gevent._imap", "gevent.pool")
+# What gevent spawns for itself, such as what spawns the items of a pool's `map`: it has the context, and no span.
+INTERNAL = DottedNames(
+    "gevent._gevent_c_imap",
+    "gevent._gevent_c_semaphore",
+    "gevent._imap",
+    "gevent._semaphore",
+    "gevent.pool",
+)
 
 
 # Greenlets
@@ -56,7 +63,7 @@ def start_in_context_of_spawner(greenlet: Any) -> None:
     try:
         snapshot = plugin.captured()
         if snapshot is not None and _spawner() not in NOT_WORK:
-            _give(snapshot, greenlet, Running(snapshot))
+            _give(snapshot, greenlet, getattr(greenlet, "_run", None), partial(_run, snapshot))
     except Exception as error:
         contain("plugin gevent: the start of a greenlet", error)
 
@@ -70,15 +77,8 @@ def start_raw_in_context_of_spawner(
     greenlet = wrapped(*args, **kwargs)
     snapshot = plugin.captured()
     if snapshot is not None:
-        _give(snapshot, greenlet, Running(snapshot, greenlet.run))
+        _give(snapshot, greenlet, greenlet.run, partial(_run_raw, snapshot, greenlet.run))
     return greenlet
-
-
-def _give(snapshot: ContextSnapshot, greenlet: Any, running: Running) -> None:
-    if not plugin.only_restores and getattr(greenlet, "_run", None) not in OF_POOLS:
-        greenlet.run = running
-    elif greenlet.gr_context is None:  # the program has not chosen one
-        greenlet.gr_context = snapshot.into(Context())
 
 
 def _spawner() -> str:
@@ -88,28 +88,29 @@ def _spawner() -> str:
         return ""
 
 
-class Running:
-    """What a greenlet runs where there is a span, or a link: its own function, inside a hop.
+def _give(snapshot: ContextSnapshot, greenlet: Any, function: object, in_a_hop: Callable[..., Any]) -> None:
+    """Give a greenlet the context in which it begins; where there is a span, or a link, something else to run."""
+    if not plugin.only_restores and function not in INTERNAL:
+        greenlet.run = in_a_hop
+    elif greenlet.gr_context is None:  # the program has not chosen one
+        greenlet.gr_context = snapshot.into(Context())
 
-    Without `function` it is the method `run` of the greenlet, which keeps what the program's function raises.
-    """
 
-    def __init__(self, snapshot: ContextSnapshot, function: Any = None) -> None:
-        self._snapshot = snapshot
-        self._function = function
+def _run(snapshot: ContextSnapshot) -> None:
+    """Call the method `run` of this greenlet, which keeps what the program's function raises."""
+    greenlet = sys.modules["gevent"].getcurrent()
+    del greenlet.run
+    hop = plugin.resume(snapshot, greenlet._run)
+    hop.enter()
+    try:
+        greenlet.run()
+    finally:
+        hop.leave(greenlet.exception)
 
-    def __call__(self, *args: Any) -> Any:  # noqa: D102  it is the greenlet's own
-        if self._function is not None:
-            with plugin.resume(self._snapshot, self._function):
-                return self._function(*args)
-        greenlet = sys.modules["gevent"].getcurrent()
-        del greenlet.run
-        hop = plugin.resume(self._snapshot, greenlet._run)
-        hop.enter()
-        try:
-            return greenlet.run()
-        finally:
-            hop.leave(greenlet.exception)
+
+def _run_raw(snapshot: ContextSnapshot, function: Callable[..., Any], *args: Any) -> Any:
+    with plugin.resume(snapshot, function):
+        return function(*args)
 
 
 @plugin.capture("gevent.greenlet:Greenlet.link")
