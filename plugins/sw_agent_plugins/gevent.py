@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Call = tuple[tuple[Any, ...], dict[str, Any]]
 
-plugin = Plugin("gevent", options=PROPAGATION, requires="gevent>=22.10")
+plugin = Plugin("gevent", options=PROPAGATION, requires="gevent>=24.2")
 
 # What spawns greenlets that are no work of whoever is current: threads, and the threads of pools.
 NOT_WORK = frozenset(("gevent.thread", "gevent.threadpool"))

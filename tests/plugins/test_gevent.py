@@ -138,7 +138,7 @@ def test_what_a_pool_spawns_for_itself_has_no_span(spans: RecordedSpans) -> None
 PATCHED = """
 import json, sys
 from gevent import monkey; monkey.patch_all()
-import logging.handlers, queue, threading
+import threading
 import gevent
 from opentelemetry import trace
 
@@ -148,15 +148,13 @@ seen = {}
 def look(name):
     seen[name] = getattr(trace.get_current_span(), "name", None)
 
-class Handler(logging.Handler):
-    def emit(self, record):
-        look("detached thread")
+def outlives():
+    look("detached thread")
 
 with tracer.start_as_current_span("submitter"):
-    thread = threading.Thread(target=look, args=("thread",)); thread.start(); thread.join()
-    records = queue.Queue()
-    listener = logging.handlers.QueueListener(records, Handler()); listener.start()
-    records.put(logging.makeLogRecord({})); listener.stop()
+    for thread in (threading.Thread(target=look, args=("thread",)), threading.Thread(target=outlives)):
+        thread.start()
+        thread.join()
     gevent.spawn(look, "greenlet").join()
     class Own(gevent.Greenlet):
         def _run(self):
@@ -180,7 +178,7 @@ def test_threads_that_are_greenlets_are_the_business_of_the_plugin_threading(
     (tmp_path / "app.py").write_text(textwrap.dedent(PATCHED))
     done = subprocess.run(
         [SW_PYTHON, "run", "--to", "none", "--disable", off, "--", sys.executable, "-W", "ignore", "app.py"],
-        env=own_environ(tmp_path),
+        env={**own_environ(tmp_path), "SW_PLUGIN_THREADING_DETACHED": "__main__.outlives"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
