@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import contract
+import contract_greenlets  # noqa: F401  adds its mechanisms
 import pytest
 from contract import MECHANISMS, Mechanism, Submit
 from opentelemetry import baggage, context, trace
