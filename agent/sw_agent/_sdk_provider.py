@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 _RANDOM = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)  # unknown to older SDKs
 _KNOWN = TraceFlags.SAMPLED | _RANDOM
 _FLAGS = tuple(map(TraceFlags, range(4)))
-
-
+# What a tracer has that does not count its spans for the SDK's own metrics; older SDKs never do.
 _NO_METRICS = ("NoneType", "NoOpTracerMetrics")
 
 
@@ -127,7 +126,6 @@ class AgentProvider(TracerProvider):
         if self._successor is not None:
             return self._successor.get_tracer(*args, **kwargs)  # type: ignore[no-any-return]
         tracer: Any = super().get_tracer(*args, **kwargs)
-        # One that counts its spans for the SDK's own metrics has more to do for each.
         if type(tracer) is Tracer and type(getattr(tracer, "_tracer_metrics", None)).__name__ in _NO_METRICS:
             tracer.__class__ = AgentTracer
         self._handed_out.add(tracer)
