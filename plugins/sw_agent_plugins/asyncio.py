@@ -16,7 +16,17 @@ import sys
 from functools import partial
 from time import perf_counter_ns
 
-from sw_agent.plugin import PROPAGATION, RELATION, ContextSnapshot, Entry, Option, Plugin, is_installed, relations
+from sw_agent.plugin import (
+    EMPTY,
+    PROPAGATION,
+    RELATION,
+    ContextSnapshot,
+    Entry,
+    Option,
+    Plugin,
+    is_installed,
+    relations,
+)
 from sw_agent.snapshot import current_context
 
 from ._asyncio_tasks import Step, TaskSpan, has_begun, task_of, without_our_frames
@@ -89,7 +99,16 @@ def remember_whose_it_is(connection: Any, _args: Any, _kwargs: Any) -> None:
 plugin.detach("asyncio.selector_events:_SelectorTransport._add_reader")
 plugin.detach("asyncio.unix_events:_UnixReadPipeTransport.resume_reading")
 plugin.detach("asyncio.sslproto:SSLProtocol._resume_reading", optional=True)  # from Python 3.11
-plugin.detach("asyncio.selector_events:BaseSelectorEventLoop._start_serving")
+
+
+@plugin.intercept("asyncio.selector_events:BaseSelectorEventLoop._start_serving")
+def listen_for_nobody(wrapped: Callable[..., None], _loop: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Listen in an empty context, which the connections will have: that of the server, which has one since 3.15."""
+    variables = kwargs.get("context")
+    if variables is not None:
+        EMPTY.into(variables)
+    with Entry(None):
+        wrapped(*args, **kwargs)
 
 
 @plugin.intercept("asyncio.selector_events:BaseSelectorEventLoop._add_writer")
