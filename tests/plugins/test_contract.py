@@ -222,7 +222,7 @@ def poll(condition: Callable[[], bool]) -> None:
 
 
 def test_submitters_that_race_each_get_their_own_context(opened: Callable[..., Any], mechanism: Mechanism) -> None:
-    threads, items = (8, 200) if not mechanism.process else (4, 25)
+    threads, items = (8, 200) if not mechanism.process else (4, 25 if mechanism.reuses_worker else 8)
     wrong: list[object] = []
 
     def run(submit: Submit, seed: int) -> None:
