@@ -18,7 +18,6 @@ from table import ways
 
 PROGRAM = str(Path(__file__).with_name("ways.py"))
 SAID = ways()
-pytestmark = pytest.mark.xdist_group("ways")
 
 
 def printed_by(folder: Path, *command: str) -> dict[str, Any]:

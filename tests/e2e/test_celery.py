@@ -270,7 +270,6 @@ POOLS = ["prefork", "solo", "threads", "gevent"]
 if importlib.util.find_spec("gevent") is None:
     POOLS.remove("gevent")
 each_pool = pytest.mark.parametrize("pool", POOLS)
-pytestmark = pytest.mark.xdist_group("celery")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from sw_agent.export.store import StoredSpan, read_trace, read_traces
 PROGRAM = Path(__file__).parents[2] / "examples" / "shop" / "shop.py"
 ITEMS = 3  # in the second order
 TASKS = ("charge", "pack", "ship", "notify_customer", "notify_courier")
-pytestmark = pytest.mark.xdist_group("shop")
 
 
 @pytest.fixture(scope="module", params=["redis", "folder"])

@@ -12,7 +12,6 @@ from launched import SW_PYTHON, own_environ
 from sw_agent.export.store import StoredSpan, read_trace, read_traces
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
-pytestmark = pytest.mark.xdist_group("third-party plugin")
 PROGRAM = """
 import tinyqueue
 from opentelemetry import trace
