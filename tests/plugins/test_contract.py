@@ -68,7 +68,7 @@ def opened(mechanism: Mechanism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("CONTRACT_SETTINGS", json.dumps(settings))
         monkeypatch.setenv("CONTRACT_PLUGINS", " ".join(mechanism.plugins))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        stop_forkserver()
+        clean_up_after_processes(mechanism)
         with ExitStack() as stack:
             stack.enter_context(recorded_spans())
             for plugin in plugins_of(mechanism):
@@ -79,12 +79,17 @@ def opened(mechanism: Mechanism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 yield submit
 
     yield open_mechanism
-    stop_forkserver()
+    clean_up_after_processes(mechanism)
 
 
-def stop_forkserver() -> None:
-    """End the forkserver, so that the next one sees the environment of the next test."""
-    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+def clean_up_after_processes(mechanism: Mechanism) -> None:
+    """End the forkserver, so that the next one sees the environment of the next test; let go of semaphores.
+
+    If the collector found these while the next ones are made, Python 3.12's resource tracker would raise.
+    """
+    if mechanism.process:
+        multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        gc.collect()
 
 
 def span(name: str) -> Any:
