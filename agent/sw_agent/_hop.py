@@ -140,18 +140,26 @@ def error_type(error: BaseException) -> str:
 
 
 def mark_failed(span: Span, error: BaseException) -> None:
-    """Describe an exception on a span, and record it there, where that is a failure."""
+    """Record an exception on a span, where that is a failure."""
     if is_failure(error):
-        describe_error(span, error)
-        record_exception(span, error)
+        record_error(span, error)
 
 
-def describe_error(span: Span, error: BaseException) -> None:
-    """Give a span the status ERROR and the type of any exception, and its text where it has one."""
+def record_error(span: Span, error: BaseException) -> None:
+    """Give a span the status ERROR, type and text of any exception, and an event, unless a span of its trace has one.
+
+    That span is where it was raised.
+    """
     from opentelemetry.trace import StatusCode
 
     span.set_attribute("error.type", error_type(error))
     span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error_text(error)}")
+    try:
+        if vars(error).get(RECORDED_IN) != span.get_span_context().trace_id:
+            span.record_exception(error)
+            remember_recorded(span, (error,), {})
+    except Exception:  # the program's exception raises when it is looked at: it has a type and no more
+        return
 
 
 def error_text(error: BaseException) -> str:
@@ -160,16 +168,6 @@ def error_text(error: BaseException) -> str:
         return str(error)
     except Exception:  # the program's exception raises when it is looked at
         return "<its text raises>"
-
-
-def record_exception(span: Span, error: BaseException) -> None:
-    """Record an exception as an event of a span, unless a span of its trace has: that is where it was raised."""
-    try:
-        if vars(error).get(RECORDED_IN) != span.get_span_context().trace_id:
-            span.record_exception(error)
-            remember_recorded(span, (error,), {})
-    except Exception:  # the program's exception raises when it is looked at: it has a type and no more
-        return
 
 
 def remember_recorded(span: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

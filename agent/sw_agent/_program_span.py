@@ -74,10 +74,9 @@ def end(error: BaseException | None = None) -> None:
         return
     error = error or getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # last_exc: since 3.12
     if error is not None:
-        from ._hop import describe_error, record_exception
+        from ._hop import record_error
 
-        describe_error(span, error)
-        record_exception(span, error)
+        record_error(span, error)
     span.end()
 
 

@@ -24,12 +24,11 @@ from ._hop import (
     NOTHING,
     Hop,
     SpanHop,
-    describe_error,
     function_name,
     inside,
     is_failure,
     mark_failed,
-    record_exception,
+    record_error,
 )
 from ._patching import Hook, Patch, TargetNotFoundError
 from ._provider import set_attributes
@@ -67,12 +66,11 @@ __all__ = [
     "capture_if_active",
     "child_ending",
     "contain",
-    "describe_error",
     "inside",
     "is_failure",
     "is_installed",
     "mark_failed",
-    "record_exception",
+    "record_error",
     "relations",
     "service_name",
     "set_attributes",

@@ -12,7 +12,7 @@ from sw_agent.http import (
     redacted_query,
     span_name,
 )
-from sw_agent.plugin import Entry, describe_error, inside, record_exception, set_attributes
+from sw_agent.plugin import Entry, inside, record_error, set_attributes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class Exchange:
         if span is None and self.messages is not None:
             span = self.messages.span
         if span is not None and span.is_recording():
-            describe_error(span, error)
-            record_exception(span, error)
+            record_error(span, error)
 
     def end(self) -> None:
         """End the span, unless it has ended."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 
-from sw_agent.plugin import Entry, describe_error, inside, mark_failed, record_exception
+from sw_agent.plugin import Entry, inside, mark_failed, record_error
 from sw_agent.snapshot import capture
 
 from ._celery_messages import context_of, described, link_to_attempt, put_in, queue_of, received
@@ -190,8 +190,7 @@ class Attempt(SpanEntry):
             return
         if self._outer is not None:
             self._outer._seen = error
-        record_exception(self.span, error)
-        describe_error(self.span, error)
+        record_error(self.span, error)
 
     def conclude(self, error: BaseException | None) -> None:
         """Write down the state; `error` has passed Celery by where that has not said how it ended."""

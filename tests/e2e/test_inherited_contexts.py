@@ -130,31 +130,27 @@ with S("starter"):
     assert said == ["starter none"]
 
 
-@INHERITS
-def test_who_shall_have_no_span_inherits_none(printed, inherits):
-    code = """
+STARTED_IN_A_SPAN = """
 variable.set("starter's")
 for make in MAKERS.values():
     with S("starter"):
         print(*started(make)[0])
 """
+
+
+@INHERITS
+def test_who_shall_have_no_span_inherits_none(printed, inherits):
     for options in (
         {"SW_PLUGIN_THREADING_RELATION": "none"},
         {"SW_PLUGIN_THREADING_DETACHED": "__main__"},
     ):
-        assert printed(code, **options) == [f"none {NATIVELY[inherits]}"] * 2
+        assert printed(STARTED_IN_A_SPAN, **options) == [f"none {NATIVELY[inherits]}"] * 2
 
 
 @INHERITS
 def test_a_span_for_a_thread_is_current_in_it(printed, inherits):
-    code = """
-variable.set("starter's")
-for make in MAKERS.values():
-    with S("starter"):
-        print(*started(make)[0])
-"""
     for options in ({"SW_PLUGIN_THREADING_SPANS": "true"}, {"SW_PLUGIN_THREADING_RELATION": "link"}):
-        assert printed(code, **options) == [
+        assert printed(STARTED_IN_A_SPAN, **options) == [
             f"{name} {NATIVELY[inherits]}" for name in ("started.<locals>.<lambda>", "Subclass.run")
         ]
 
