@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -346,6 +347,122 @@ def test_a_pipe_is_read_on_in_the_context_it_was_made_in() -> None:
 
     run(asyncio.SelectorEventLoop, main())
     assert seen == [None, None]
+
+
+# Datagrams
+
+
+class Endpoint(asyncio.DatagramProtocol):
+    """Notes what it is told, and in whose context."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str | None]] = []
+        self.is_full = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, _data: bytes, _address: Any) -> None:
+        self.told.append(("received", current()))
+
+    def error_received(self, _error: Exception) -> None:
+        self.told.append(("error", current()))
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self.told.append(("resumed", current()))
+
+    def fill(self) -> int:
+        """Send more than the peer's socket takes, in a request; return how many datagrams that were."""
+        sent = 0
+        with span():
+            while not self.is_full:
+                self.transport.sendto(bytes(8192))
+                sent += 1
+        return sent
+
+
+class Peer:
+    """A socket in that folder, to which an endpoint's own socket can be connected, and connected again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.endpoints = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.endpoints.bind(str(folder / "endpoint"))
+        self.endpoints.setblocking(False)
+        self.connect()
+
+    def connect(self) -> None:
+        (self.folder / "peer").unlink(missing_ok=True)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(self.folder / "peer"))
+        self.socket.setblocking(False)
+        self.endpoints.connect(str(self.folder / "peer"))
+
+    async def receive(self, count: int) -> None:
+        while count:
+            with contextlib.suppress(BlockingIOError):
+                self.socket.recv(8192)
+                count -= 1
+            await asyncio.sleep(0)
+
+    def send(self) -> None:
+        self.socket.sendto(b"x", str(self.folder / "endpoint"))
+
+
+async def endpoint_made_in(maker: str | None, peer: Peer) -> Endpoint:
+    with span(maker) if maker else contextlib.nullcontext():
+        _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(Endpoint, sock=peer.endpoints)
+    return protocol
+
+
+@LOOPS
+@pytest.mark.parametrize("maker", [None, "maker"])
+def test_a_datagram_endpoint_is_its_makers_whoever_has_filled_its_buffer(
+    make_loop: Any, maker: str | None, tmp_path: Path
+) -> None:
+    async def main() -> list[tuple[str, str | None]]:
+        peer = Peer(tmp_path)
+        endpoint = await endpoint_made_in(maker, peer)
+        for told in (2, 4):
+            await peer.receive(endpoint.fill())
+            while endpoint.is_full:
+                await asyncio.sleep(0)
+            peer.send()
+            while len(endpoint.told) < told:
+                await asyncio.sleep(0)
+        endpoint.transport.close()
+        peer.socket.close()
+        return endpoint.told
+
+    assert run(make_loop, main()) == [("resumed", maker), ("received", maker)] * 2
+
+
+@LOOPS
+@pytest.mark.parametrize("maker", [None, "maker"])
+def test_the_error_of_a_datagram_that_a_request_has_left_behind_is_the_endpoints(
+    make_loop: Any, maker: str | None, tmp_path: Path
+) -> None:
+    async def main() -> list[set[tuple[str, str | None]]]:
+        peer = Peer(tmp_path)
+        endpoint = await endpoint_made_in(maker, peer)
+        told = []
+        for _ in range(2):
+            endpoint.fill()
+            peer.socket.close()
+            while endpoint.is_full:
+                await asyncio.sleep(0)
+            told.append(set(endpoint.told))
+            endpoint.told.clear()
+            peer.connect()
+        endpoint.transport.close()
+        peer.socket.close()
+        return told
+
+    assert run(make_loop, main()) == [{("error", maker), ("resumed", maker)}] * 2
 
 
 # What stays as it is
