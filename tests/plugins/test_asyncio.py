@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import uvloop
 from contract import ForeignExecutor, current_span
 from opentelemetry import trace
 
@@ -166,3 +168,142 @@ def test_work_on_a_foreign_executor_is_nobodys_where_the_options_say_so() -> Non
     plugin.uninstall()
     with installed(plugin, relation="none"), span():
         assert asyncio.run(run(ForeignExecutor(), current_span)) is None
+
+
+# Loops of the program's own
+
+
+class Overriding:
+    """What a loop of the program's own may override, to do more than the loop below it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: set[str] = set()
+
+    def call_soon(self, *args: Any, **kwargs: Any) -> Any:
+        self.called.add("call_soon")
+        return super().call_soon(*args, **kwargs)  # type: ignore[misc]
+
+    def create_task(self, *args: Any, **kwargs: Any) -> Any:
+        self.called.add("create_task")
+        return super().create_task(*args, **kwargs)  # type: ignore[misc]
+
+    def run_in_executor(self, *args: Any) -> Any:
+        self.called.add("run_in_executor")
+        return super().run_in_executor(*args)  # type: ignore[misc]
+
+
+class OwnLoop(Overriding, asyncio.SelectorEventLoop):
+    pass
+
+
+class OwnUvloop(Overriding, uvloop.Loop):
+    pass
+
+
+class Submitting:
+    """Gives work to executors by itself."""
+
+    def run_in_executor(self, executor: Any, function: Any, *args: Any) -> Any:
+        return asyncio.wrap_future(executor.submit(function, *args), loop=self)  # type: ignore[arg-type]
+
+
+class SubmittingLoop(Submitting, asyncio.SelectorEventLoop):  # type: ignore[misc]
+    pass
+
+
+class SubmittingUvloop(Submitting, uvloop.Loop):  # type: ignore[misc]
+    pass
+
+
+own_loops = pytest.mark.parametrize("make_loop", [OwnLoop, OwnUvloop])
+submitting_loops = pytest.mark.parametrize("make_loop", [SubmittingLoop, SubmittingUvloop])
+
+
+def run_on(make_loop: Callable[[], Any], main: Coroutine[Any, Any, Any]) -> Any:
+    with contextlib.closing(make_loop()) as loop:
+        return loop.run_until_complete(main)
+
+
+@own_loops
+@pytest.mark.parametrize(
+    "factory", [None, lambda loop, *args, **more: asyncio.Task(*args, loop=loop, **more)], ids=["", "factory"]
+)
+def test_a_task_on_a_loop_of_the_programs_own_has_one_span_with_all_its_steps(make_loop: Any, factory: Any) -> None:
+    async def work() -> None:
+        for _ in range(2):
+            await asyncio.sleep(0)
+
+    async def main() -> set[str]:
+        asyncio.get_running_loop().set_task_factory(factory)
+        with span("request"):
+            task = asyncio.create_task(work(), name="work")
+        await task
+        return asyncio.get_running_loop().called  # type: ignore[attr-defined,no-any-return]
+
+    plugin.uninstall()
+    with installed(plugin, task_spans=True) as spans:
+        assert run_on(make_loop, main()) == {"call_soon", "create_task"}
+    assert [(each.attributes or {})["sw.steps"] for each in spans if each.name == "work"] == [3]
+    assert spans.parent_of("work") == "request"
+
+
+@own_loops
+def test_work_on_a_foreign_executor_is_its_submitters_on_a_loop_of_the_programs_own(make_loop: Any) -> None:
+    async def main() -> set[str]:
+        with ForeignExecutor() as executor:
+            with span() as submitter:
+                assert await run(executor, current_span) == ids(submitter)
+            assert await run(executor, current_span) is None
+        return asyncio.get_running_loop().called  # type: ignore[attr-defined,no-any-return]
+
+    assert "run_in_executor" in run_on(make_loop, main())
+
+
+@own_loops
+def test_a_connection_to_a_server_on_a_loop_of_the_programs_own_is_nobodys(make_loop: Any) -> None:
+    seen: list[Any] = []
+    resuming: list[asyncio.Task[None]] = []
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            seen.append(current_span())
+            self.transport.pause_reading()
+            resuming.append(asyncio.ensure_future(self.answer(data)))
+
+        async def answer(self, data: bytes) -> None:
+            with span("request"):
+                self.transport.resume_reading()
+            self.transport.write(data)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with span("startup"):
+            server = await loop.create_server(Server, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        for _ in range(3):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run_on(make_loop, main())
+    assert seen == [None] * 3
+
+
+@submitting_loops
+def test_a_loop_that_submits_by_itself_gives_executors_the_function_itself(make_loop: Any) -> None:
+    with Recording() as executor, span():
+        assert run_on(make_loop, run(executor, current_span)) is None
+        assert executor.functions[0] is current_span
+
+
+@submitting_loops
+def test_a_pool_of_the_library_brings_the_context_also_where_a_loop_submits_by_itself(make_loop: Any) -> None:
+    with ThreadPoolExecutor(1) as executor, span() as submitter:
+        assert run_on(make_loop, run(executor, current_span)) == ids(submitter)
