@@ -1,7 +1,8 @@
-"""What the agent costs: each program plain and under the agent, alternating, as ratios of medians in one run.
+"""What the agent costs: each program without and with it, alternating, as ratios of medians in one run.
 
 `python benchmarks/run.py [rounds]` prints the table. The budgets are those of the design; the machine's noise shows in
-the spread (interquartile range over median of the plain runs).
+the spread (interquartile range over median of the runs without). Where a row has an option, both runs are under the
+agent, without the option and with it.
 """
 
 from __future__ import annotations
@@ -71,15 +72,53 @@ def tasks(count):
 """
 )
 
+ECHO = (
+    MEASURED
+    + """
+import asyncio
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(data)
+
+async def trips(reader, writer, count):
+    for _ in range(count):
+        writer.write(b"x")
+        await reader.readexactly(1)
+
+async def connect(count, *, opened):
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+    for _ in range(opened):
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await trips(reader, writer, count // opened)
+        writer.close()
+        await writer.wait_closed()
+    server.close()
+
+def round_trips(count):
+    asyncio.run(connect(count, opened=1))
+
+def connections(count):
+    asyncio.run(connect(count, opened=count))
+"""
+)
+
 IN_SPAN = "\nwith tracer.start_as_current_span('submitter'):\n    print(best({}, {}))\n"
 NO_SPAN = "\nprint(best({}, {}))\n"
 
-# name, budget as a ratio, program that prints seconds per operation
-HOPS = [
-    ("submit to a thread pool, in a span", 1.15, SUBMIT + IN_SPAN.format("submits", 20_000)),
-    ("submit to a thread pool, no span", 1.03, SUBMIT + NO_SPAN.format("submits", 20_000)),
-    ("Thread.start and join, in a span", 1.03, THREAD + IN_SPAN.format("threads", 2_000)),
-    ("create_task and await, in a span", 1.02, TASK + IN_SPAN.format("tasks", 5_000)),
+TASK_SPANS = {"SW_PLUGIN_ASYNCIO_TASK_SPANS": "true"}
+
+# name, budget as a ratio, program that prints seconds per operation, option
+HOPS: list[tuple[str, float | None, str, dict[str, str]]] = [
+    ("submit to a thread pool, in a span", 1.15, SUBMIT + IN_SPAN.format("submits", 20_000), {}),
+    ("submit to a thread pool, no span", 1.03, SUBMIT + NO_SPAN.format("submits", 20_000), {}),
+    ("Thread.start and join, in a span", 1.03, THREAD + IN_SPAN.format("threads", 2_000), {}),
+    ("create_task and await, in a span", 1.02, TASK + IN_SPAN.format("tasks", 5_000), {}),
+    ("create_task and await, with task spans", None, TASK + IN_SPAN.format("tasks", 2_000), TASK_SPANS),
+    ("round trip on a kept connection", None, ECHO + IN_SPAN.format("round_trips", 2_000), {}),
+    ("connection with one round trip", None, ECHO + IN_SPAN.format("connections", 200), {}),
 ]
 
 
@@ -91,20 +130,21 @@ def main(rounds: int) -> None:
         hello = Path(folder, "hello.py")
         hello.write_text('print("hello")\n')
         _launch(hello, environ, rounds * 4)
-        print(f"\n{'':40}{'plain':>10}{'agent':>10}{'ratio':>8}{'budget':>8}{'spread':>8}")
-        for name, budget, program in HOPS:
+        print(f"\n{'':40}{'without':>10}{'with':>10}{'ratio':>8}{'budget':>8}{'spread':>8}")
+        for name, budget, program, option in HOPS:
             script = Path(folder, "program.py")
             script.write_text(program)
-            plain, agent = _alternate(script, environ, rounds, lambda done, _seconds: float(done.stdout))
-            ratio = statistics.median(agent) / statistics.median(plain)
+            times = _alternate(script, environ, rounds, lambda done, _seconds: float(done.stdout), option)
+            ratio = statistics.median(times[1]) / statistics.median(times[0])
             print(
-                f"{name:40}{_microseconds(plain)}{_microseconds(agent)}{ratio:8.2f}{budget:8.2f}{_spread(plain):8.0%}"
-                + ("  over" if ratio > budget else "")
+                f"{name:40}{_microseconds(times[0])}{_microseconds(times[1])}{ratio:8.2f}"
+                f"{'' if budget is None else format(budget, '.2f'):>8}{_spread(times[0]):8.0%}"
+                + ("  over" if budget is not None and ratio > budget else "")
             )
 
 
 def _launch(hello: Path, environ: dict[str, str], rounds: int) -> None:
-    plain, agent = _alternate(hello, environ, rounds, lambda _done, seconds: seconds)
+    plain, agent = _alternate(hello, environ, rounds, lambda _done, seconds: seconds, {})
     added = (statistics.median(agent) - statistics.median(plain)) * 1e3
     print(
         f"sw-python run hello.py: {statistics.median(plain) * 1e3:.1f} ms plain, + {added:.1f} ms under the agent"
@@ -112,13 +152,16 @@ def _launch(hello: Path, environ: dict[str, str], rounds: int) -> None:
     )
 
 
-def _alternate(script: Path, environ: dict[str, str], rounds: int, value: object) -> tuple[list[float], list[float]]:
-    commands = ([sys.executable, str(script)], [SW_PYTHON, "run", "--to", "none", str(script)])
+def _alternate(
+    script: Path, environ: dict[str, str], rounds: int, value: object, option: dict[str, str]
+) -> tuple[list[float], list[float]]:
+    agent = [SW_PYTHON, "run", "--to", "none", str(script)]
+    runs = ((agent if option else [sys.executable, str(script)], environ), (agent, environ | option))
     results: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        for command, times in zip(commands, results, strict=True):
+        for (command, variables), times in zip(runs, results, strict=True):
             start = time.perf_counter()
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
             times.append(value(done, time.perf_counter() - start))  # type: ignore[operator]
     return results
 
