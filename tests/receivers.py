@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,13 @@ class Received:
         self.requests: list[ExportTraceServiceRequest] = []
         self.encodings: list[str | None] = []
         self.status = 200
+        self.headers: dict[str, str] = {}
+        self.body = b""  # of the answer
+        self.after: list[int] = []  # the statuses of the next answers; then it is `status` again
+        self.raw: bytes | None = None  # is sent in the place of an answer, and the connection closed
+        self.code: grpc.StatusCode | None = None  # of a failure of the grpc service
+        self.trailers: tuple[tuple[str, bytes], ...] = ()
+        self.asked = 0
         self.answer = threading.Event()
         self.answer.set()
         self.came = threading.Event()
@@ -69,7 +77,7 @@ def attributes_of(span: Span) -> dict[str, object]:
 
 
 @contextmanager
-def http_collector() -> Iterator[Received]:
+def http_collector(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Received]:
     received = Received()
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,24 +88,33 @@ def http_collector() -> Iterator[Received]:
             received.encodings.append(self.headers["Content-Encoding"])
             if received.encodings[-1] == "gzip":
                 body = gzip.decompress(body)
-            status = received.status
+            received.asked += 1
+            if received.raw is not None:
+                self.wfile.write(received.raw)
+                self.close_connection = True
+                return
+            status = received.after.pop(0) if received.after else received.status
             if status == 200:
                 received.take(ExportTraceServiceRequest.FromString(body))
             else:
                 received.came.set()
             received.answer.wait()
             self.send_response(status)
-            self.send_header("Content-Length", "0")
+            for name, value in {"Content-Length": str(len(received.body)), **received.headers}.items():
+                self.send_header(name, value)
             self.end_headers()
+            self.wfile.write(received.body)
 
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.handle_error = lambda *args: None  # type: ignore[method-assign]  a client that has gone
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    received.endpoint = f"http://127.0.0.1:{server.server_port}"
+    received.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     try:
         yield received
     finally:
@@ -113,8 +130,12 @@ def grpc_collector() -> Iterator[Received]:
 
     class Service(TraceServiceServicer):
         def Export(  # noqa: N802  grpc's name for it
-            self, request: ExportTraceServiceRequest, context: object
+            self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
         ) -> ExportTraceServiceResponse:
+            received.asked += 1
+            if received.code is not None:
+                context.set_trailing_metadata(received.trailers)
+                context.abort(received.code, "as told")
             received.take(request)
             return ExportTraceServiceResponse()
 

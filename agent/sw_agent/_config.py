@@ -52,6 +52,9 @@ class Config:
     batch_size: int
     export_timeout: float
     store_size: int
+    spool_size: int
+    spool_age: float
+    redact: tuple[str, ...]
     disable: tuple[str, ...]
     resource_attributes: dict[str, str]
     command: str
@@ -222,6 +225,7 @@ class _Settings:
         values["to"] = tuple(dict.fromkeys(outputs))
         values["path"] = self._absolute_path(values["path"])
         values["batch_size"] = min(values["batch_size"], values["queue_size"])
+        values["redact"] = tuple(values["redact"])
         values["disable"] = tuple(values["disable"])
         return Config(
             values
@@ -263,7 +267,8 @@ class _Settings:
         if endpoint is None or protocol == "grpc":
             return endpoint
         if not endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"{source}: [export] endpoint: {endpoint!r} does not begin with http:// or https://")
+            shown = endpoint if "://" in endpoint else endpoint.rpartition("@")[2]  # without credentials
+            raise ConfigError(f"{source}: [export] endpoint: {shown!r} does not begin with http:// or https://")
         if source == "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT":  # the only one that is taken as it is
             return endpoint
         base = endpoint.rstrip("/")

@@ -13,6 +13,19 @@ DAY = 86400
 OUTPUTS = ("otlp", "local", "console")
 
 
+def _check_patterns(patterns: list[str]) -> None:
+    import re
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what is ambiguous is refused: the program would see the warning later
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except (re.error, OverflowError, RecursionError, Warning) as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+
+
 class Key:
     """A key of agent.toml.
 
@@ -120,7 +133,7 @@ KEYS = (
         most=DAY,
     ),
     Key("export", "exit_timeout", float, 2.0, "the longest delay of the program's end, in seconds", least=0, most=DAY),
-    Key("export", "queue_size", int, 8192, "the most ended spans that wait in memory", least=1, most=10_000_000),
+    Key("export", "queue_size", int, 65536, "the most ended spans that wait in memory", least=1, most=10_000_000),
     Key("export", "batch_size", int, 512, "the most spans that are sent at once", least=1, most=10_000_000),
     Key(
         "export",
@@ -140,6 +153,31 @@ KEYS = (
         "the most bytes that the local store takes",
         least=2**16,
         most=2**40,
+    ),
+    Key(
+        "export",
+        "spool_size",
+        int,
+        64 * 2**20,
+        "the most bytes that wait on disk, beside the local store, while the collector is away; 0 is none",
+        least=0,
+        most=2**40,
+    ),
+    Key(
+        "export",
+        "spool_age",
+        float,
+        3 * DAY,
+        "the longest that they wait there, in seconds",
+        least=0,
+    ),
+    Key(
+        "export",
+        "redact",
+        list,
+        [],
+        "regular expressions: what they match in any text is REDACTED, and so is the value of a key that they match",
+        check=_check_patterns,
     ),
     Key("plugins", "disable", list, [], "the names of plugins to leave out", variables=("SW_AGENT_DISABLE_PLUGINS",)),
 )

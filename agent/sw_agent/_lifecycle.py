@@ -108,7 +108,8 @@ def flush_before_sudden_ends() -> None:
 
 
 def _flush_first(_: None, _args: object, _kwargs: object) -> None:
-    flush()
+    if pipeline is not None and _config is not None:
+        pipeline.flush_or_keep(_config.exit_timeout)
 
 
 _sudden_ends = [

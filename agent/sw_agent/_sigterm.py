@@ -33,7 +33,7 @@ LONGEST_GOODBYE = 0.5  # seconds that letting go waits for the thread
 
 _flush: Callable[[], None] | None = None
 _watch: Watch | None = None
-_wanted = _always = False
+wanted = _always = False
 _lock = RLock()  # a signal handler of the program's may set another one
 
 
@@ -96,20 +96,22 @@ def flush_first(flush: Callable[[], None]) -> None:
 
 def catch(*, always: bool = False) -> None:
     """Catch SIGTERM from now on, unless the program does or ignores it; `always` means until the process ends."""
-    global _wanted, _always
-    _wanted, _always = True, _always or always
+    global wanted, _always
+    wanted, _always = True, _always or always
     _begin()
 
 
 def drop() -> None:
     """Let SIGTERM do what it does by default: there is nothing to send any more."""
-    global _wanted
+    global wanted
     watch = _watch
     if watch is not None and watch.caught:
         return  # its thread waits for the one that calls, which must not wait for it
     if not _always:
-        _wanted = False
+        wanted = False
         pause()
+        if wanted:  # by a thread that came too early, while this one held the lock
+            _begin()
 
 
 def pause() -> None:
@@ -128,14 +130,14 @@ def pause() -> None:
 
 def resume() -> None:
     """Undo `pause`."""
-    if _wanted:
+    if wanted:
         _begin()
 
 
 def forget() -> None:
     """Begin anew in a forked process."""
-    global _wanted, _always, _lock
-    _wanted = _always = False
+    global wanted, _always, _lock
+    wanted = _always = False
     _lock = RLock()
 
 

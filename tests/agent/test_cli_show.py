@@ -36,7 +36,7 @@ def record(path, name, *, run=None, ago_s=0, children=1):
         spans.append(child)
     root.end(start_ns + 100 * MS)
     store = Store(str(path), 10_000_000, run)
-    assert store.send(spans) == []
+    assert store.send(spans, time.monotonic() + 30, False).losses == []
     store.close()
     return f"{root.get_span_context().trace_id:032x}"
 

@@ -43,7 +43,7 @@ def record(path, service, name, *, ago_s=60, duration_ms=100, error=False):
     root.end(start_ns + duration_ms * MS)
     spans += [child, root]
     store = Store(str(path), 10_000_000)
-    assert store.send(spans) == []
+    assert store.send(spans, time.monotonic() + 30, False).losses == []
     store.close()
     return f"{root.get_span_context().trace_id:032x}"
 

@@ -374,14 +374,14 @@ def test_a_dying_process_is_not_held_up_by_a_collector_that_hangs(launch: Launch
             "import time\nwith S('a'): pass\nprint('ready')\nwhile True: time.sleep(0.05)",
             SW_EXPORT_TO="otlp",
             SW_EXPORT_ENDPOINT=endpoint,
-            SW_EXPORT_EXIT_TIMEOUT="0.2",
+            SW_EXPORT_EXIT_TIMEOUT="1",
         )
         wait_for_line(app, "ready")
         begun = time.monotonic()
         app.process.terminate()
         _, err = app.end_with_stderr(-signal.SIGTERM)
         assert time.monotonic() - begun < 30
-    assert err == "sw-python: WARNING: spans dropped: 1 not sent in time (exit_timeout is 0.2 s)\n"
+    assert err.startswith(f"sw-python: WARNING: the collector does not take spans, which wait in {app.store}: ")
 
 
 def test_signals_reach_the_program_as_before(launch: Launch) -> None:

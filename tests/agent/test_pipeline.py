@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import logging
+import math
 import os
 import signal
 import threading
@@ -18,7 +20,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import Tracer
 
 from sw_agent import _log
-from sw_agent.export.pipeline import Loss, Pipeline
+from sw_agent.export.output import Loss, Outcome
+from sw_agent.export.pipeline import Pipeline
 
 FOREVER = 60.0
 
@@ -37,15 +40,31 @@ class Kept:
         self.seen: list[object] = []
         self.losses: list[Loss] = []
         self.opened = self.closed = 0
-        self.rest: Callable[[float], bool] = lambda _: True
+        self.takes: float = math.inf
+        self.spools = self.waits = False
+        self.rounds = 0
+        self.ending: list[bool] = []
+        self.kept_aside: list[str] = []
         self.pipelines: list[Pipeline] = []
 
-    def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
+    def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:
+        assert until >= 0
         self.asked.set()
         self.may_send.wait(FOREVER)
         self.seen.append(self.while_sending())
-        self.batches.append(list(spans))
-        return self.losses
+        self.ending.append(ending)
+        taken = list(spans)[: int(min(self.takes, len(spans)))]
+        self.batches.append(taken)
+        outcome = Outcome(len(taken), self.losses)
+        outcome.spooled = len(taken) if self.spools else 0
+        return outcome
+
+    def end_round(self, until: float, ending: bool) -> Outcome:
+        self.rounds += 1
+        return Outcome()
+
+    def standby(self) -> Standby:
+        return Standby(self)
 
     def close(self) -> None:
         self.closed += 1
@@ -55,6 +74,22 @@ class Kept:
     @property
     def names(self) -> list[str]:
         return [span.name for batch in self.batches for span in batch]
+
+
+class Standby(Kept):
+    """An output that keeps aside what the first one hangs with."""
+
+    def __init__(self, first: Kept) -> None:
+        super().__init__()
+        self.first = first
+        self.spools = True
+
+    def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:
+        self.takes = self.first.takes
+        outcome = super().send(spans, until, ending)
+        self.first.kept_aside += self.names
+        self.batches = []
+        return outcome
 
 
 class Piped:
@@ -72,7 +107,6 @@ class Piped:
         self.output = output
         self.open = lambda *_: [output]
         self.pipeline = Pipeline(SimpleNamespace(**{**settings, **changed}), self.open)  # type: ignore[arg-type]
-        output.rest = self.pipeline.worker.rest
         output.pipelines.append(self.pipeline)
         self.provider = TracerProvider(shutdown_on_exit=False, resource=Resource({}))
         self.provider.add_span_processor(self.pipeline)  # type: ignore[arg-type]
@@ -84,8 +118,10 @@ class Piped:
 
     def assert_balanced(self) -> None:
         pipeline = self.pipeline
-        assert pipeline.started == pipeline.ended + len(pipeline._open)
-        assert pipeline.ended == pipeline.delivered + pipeline.waiting + sum(pipeline.dropped.values())
+        assert pipeline.started == pipeline.ended + len(pipeline._open) + pipeline.forgotten
+        assert pipeline.ended == (
+            pipeline.delivered + pipeline.waiting + pipeline.spooled + sum(pipeline.dropped.values())
+        )
 
 
 @pytest.fixture
@@ -335,12 +371,96 @@ def test_the_end_of_a_span_may_interrupt_the_end_of_a_span(output: Kept) -> None
 def test_the_end_waits_no_longer_than_it_may_and_says_what_is_left(output: Kept, said: Callable[[], list[str]]) -> None:
     piped = Piped(output, batch_size=1)
     output.may_send.clear()
+    output.takes = 0
     piped.spans("a")
     assert output.asked.wait(FOREVER)
     piped.spans("b", "c")
     piped.pipeline.end(0.01)
     assert piped.pipeline.dropped == {"not sent in time": 3}
     assert said() == ["spans dropped: 3 not sent in time (exit_timeout is 60 s)"]
+    piped.assert_balanced()
+
+
+def test_what_the_worker_hangs_with_at_the_end_is_kept_aside_and_all_that_waits_behind_it(output: Kept) -> None:
+    piped = Piped(output, batch_size=2, flush_interval=0.01)
+    output.may_send.clear()
+    piped.spans("a")
+    assert not piped.pipeline.flush(0)
+    assert output.asked.wait(FOREVER)
+    piped.spans("b", "c", "d")
+    piped.pipeline.end(0.01)
+    assert output.kept_aside == ["a", "b", "c", "d"]
+    assert (piped.pipeline.spooled, piped.pipeline.delivered, piped.pipeline.dropped) == (4, 0, {})
+    output.may_send.set()
+    assert output.ended.wait(FOREVER)
+    assert (piped.pipeline.spooled, piped.pipeline.delivered) == (4, 0)
+    piped.assert_balanced()
+
+
+def test_spans_that_are_open_at_the_end_leave_as_incomplete_and_only_once(output: Kept) -> None:
+    piped = Piped(output)
+    open_span = piped.tracer.start_span("open", attributes={"step": 1})
+    piped.spans("ended")
+    piped.pipeline.end(FOREVER)
+    open_span.end()
+    ended, left = (span for batch in output.batches for span in batch)
+    assert (ended.name, ended.attributes and "sw.incomplete" in ended.attributes) == ("ended", False)
+    assert left.name == "open"
+    assert left.attributes is not None
+    assert (left.attributes["step"], left.attributes["sw.incomplete"]) == (1, True)
+    assert left.start_time is not None
+    assert left.end_time is not None
+    assert left.end_time >= left.start_time
+    assert (piped.pipeline.ended, piped.pipeline.dropped) == (2, {})
+    piped.assert_balanced()
+
+
+def test_a_span_that_nobody_ends_or_keeps_is_neither_kept_alive_nor_sent(output: Kept) -> None:
+    piped = Piped(output)
+    for _ in range(3000):
+        piped.tracer.start_span("forgotten")
+    gc.collect()
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert piped.pipeline.forgotten == 3000
+    piped.tracer.start_span("forgotten")
+    gc.collect()
+    piped.pipeline.end(FOREVER)
+    assert output.names == ["a"]
+    assert piped.pipeline.forgotten == 3001
+    piped.assert_balanced()
+
+
+def test_what_an_output_cannot_take_now_stays_in_the_queue_in_its_order(output: Kept) -> None:
+    piped = Piped(output, batch_size=2)
+    output.takes = 1
+    piped.spans("a", "b", "c")
+    assert piped.pipeline.flush(FOREVER)
+    assert piped.pipeline.waiting == 2
+    output.takes = math.inf
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a", "b", "c"]
+    assert piped.pipeline.delivered == 3
+    piped.assert_balanced()
+
+
+def test_what_is_spooled_counts_neither_as_delivered_nor_as_waiting(output: Kept) -> None:
+    piped = Piped(output)
+    output.spools = True
+    piped.spans("a", "b")
+    assert piped.pipeline.flush(FOREVER)
+    assert (piped.pipeline.spooled, piped.pipeline.delivered, piped.pipeline.waiting) == (2, 0, 0)
+    piped.assert_balanced()
+
+
+def test_the_worker_goes_on_as_long_as_an_output_has_more_to_send(output: Kept) -> None:
+    piped = Piped(output, flush_interval=0.001)
+    output.waits = True
+    piped.spans("a")
+    while output.rounds < 20:
+        assert not output.ended.is_set()
+    output.waits = False
+    assert output.ended.wait(FOREVER)
 
 
 def test_an_ended_pipeline_takes_no_more_spans_and_has_no_thread(output: Kept) -> None:
@@ -432,42 +552,3 @@ def test_what_ends_while_the_worker_ends_is_sent_without_being_asked(output: Kep
     assert sent.wait(FOREVER)
     assert piped.pipeline.flush(FOREVER)
     assert output.names == ["a", "late"]
-
-
-def test_an_output_that_waits_for_better_times_is_interrupted_and_its_batch_stays(output: Kept) -> None:
-    piped = Piped(output)
-    output.losses = [Loss(1, "not taken", interrupted=True)]
-    output.while_sending = lambda: output.rest(FOREVER)
-    piped.spans("a")
-    assert not piped.pipeline.flush(0)
-    assert output.asked.wait(FOREVER)
-    assert piped.pipeline.worker.pause(FOREVER)
-    assert piped.pipeline.waiting == 1
-    piped.pipeline.worker.resume()
-    assert not piped.pipeline.worker._running.locked()
-    output.losses = []
-    output.while_sending = lambda: None
-    piped.spans("b")
-    assert piped.pipeline.flush(FOREVER)
-    assert output.names == ["a", "a", "b"]
-    assert piped.pipeline.delivered == 2
-    piped.assert_balanced()
-
-
-def test_the_end_interrupts_an_output_that_waits_for_better_times(output: Kept, said: Callable[[], list[str]]) -> None:
-    piped = Piped(output)
-    output.losses = [Loss(1, "not taken", interrupted=True)]
-    output.while_sending = lambda: output.rest(FOREVER)
-    piped.spans("a")
-    assert not piped.pipeline.flush(0)
-    assert output.asked.wait(FOREVER)
-    piped.pipeline.end(FOREVER)
-    assert said() == ["spans dropped: 1 not taken"]
-
-
-def test_whoever_rests_hears_of_a_flush_afterwards(output: Kept) -> None:
-    piped = Piped(output)
-    output.while_sending = lambda: output.rest(0.01)
-    piped.spans("a")
-    assert piped.pipeline.flush(FOREVER)
-    assert output.seen == [True]

@@ -18,31 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
+from made_spans import LARGE, context, send, span
 from sw_agent.export.store import Store, StoreError, read_trace, read_traces
-
-LARGE = 100_000_000
-RESOURCE = Resource({"service.name": "shop", "process.pid": 7})
-
-
-def context(trace: int, span: int) -> SpanContext:
-    return SpanContext(trace, span, is_remote=False, trace_flags=TraceFlags(1))
-
-
-def span(trace: int = 1, number: int = 1, parent: int | None = None, name: str = "work", **more: Any) -> ReadableSpan:
-    fields: dict[str, Any] = {
-        "resource": RESOURCE,
-        "start_time": 1000 * trace + number,
-        "end_time": 1000 * trace + number + 10,
-        "attributes": {},
-        "instrumentation_scope": InstrumentationScope("tests"),
-        "parent": context(trace, parent) if parent else None,
-        **more,
-    }
-    return ReadableSpan(name, context(trace, number), **fields)
 
 
 @pytest.fixture
@@ -53,7 +33,7 @@ def path(tmp_path: Path) -> str:
 def write(path: str, *spans: ReadableSpan, max_bytes: int = LARGE, run: str | None = None) -> list[str]:
     store = Store(path, max_bytes, run)
     try:
-        return [loss.detail for loss in store.send(spans)]
+        return [loss.detail for loss in send(store, spans)]
     finally:
         store.close()
 
@@ -126,7 +106,7 @@ def test_no_value_of_one_span_loses_the_batch(
 
 def test_folder_and_file_are_the_users_alone(path: str) -> None:
     store = Store(path, LARGE)
-    store.send([span()])
+    send(store, [span()])
     try:
         assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
         for name in os.listdir(os.path.dirname(path)):
@@ -188,7 +168,7 @@ def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_listing_a_hundred_thousand_spans_takes_no_more_than_a_few_scans_of_them(path: str) -> None:
     store = Store(path, LARGE * 10)
     for trace in range(1, 101):
-        assert store.send([span(trace, number, parent=1 if number > 1 else None) for number in range(1, 1001)]) == []
+        assert send(store, [span(trace, number, parent=1 if number > 1 else None) for number in range(1, 1001)]) == []
     store.close()
     with sqlite3.connect(path) as database:
         begun = time.perf_counter()
@@ -269,12 +249,12 @@ def test_a_full_disk_loses_what_does_not_fit_and_no_more(path: str) -> None:
     store = Store(path, LARGE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
-        losses = store.send([span(2, number, attributes={"filler": "x" * 1000}) for number in range(1, 500)])
+        losses = send(store, [span(2, number, attributes={"filler": "x" * 1000}) for number in range(1, 500)])
         assert [loss.count for loss in losses] == [499]
         assert path in losses[0].detail
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert store.send([span(3, name="after")]) == []
+    assert send(store, [span(3, name="after")]) == []
     store.close()
     assert [trace.root_name for trace in read_traces(path)] == ["after", "before"]
 
@@ -285,7 +265,7 @@ def test_a_full_disk_loses_what_does_not_fit_and_no_more(path: str) -> None:
 def test_the_oldest_traces_make_room_for_new_ones(path: str) -> None:
     store = Store(path, 300_000)
     for trace in range(1, 200):
-        assert store.send([span(trace, number, attributes={"filler": "x" * 500}) for number in range(1, 6)]) == []
+        assert send(store, [span(trace, number, attributes={"filler": "x" * 500}) for number in range(1, 6)]) == []
     store.close()
     kept = [int(trace.trace_id, 16) for trace in read_traces(path, limit=1000)]
     assert kept == list(range(199, 199 - len(kept), -1))
@@ -295,13 +275,13 @@ def test_the_oldest_traces_make_room_for_new_ones(path: str) -> None:
 
 def test_a_store_deleted_while_it_is_in_use_is_made_anew(path: str) -> None:
     store = Store(path, LARGE)
-    store.send([span(1)])
+    send(store, [span(1)])
     os.unlink(path)
-    assert store.send([span(2)]) == []
+    assert send(store, [span(2)]) == []
     assert [int(trace.trace_id, 16) for trace in read_traces(path)] == [2]
     os.rename(path, path + ".old")
     write(path, span(3))
-    assert store.send([span(4)]) == []
+    assert send(store, [span(4)]) == []
     store.close()
     assert [int(trace.trace_id, 16) for trace in read_traces(path)] == [4, 3]
 
@@ -309,14 +289,14 @@ def test_a_store_deleted_while_it_is_in_use_is_made_anew(path: str) -> None:
 def test_many_processes_write_into_one_store(path: str) -> None:
     program = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_store import LARGE, Store, span
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from made_spans import LARGE, Store, send, span
 store = Store({path!r}, LARGE)
 number = int(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 for batch in range(20):
-    losses = store.send([span(number, batch * 10 + n + 1) for n in range(10)])
+    losses = send(store, [span(number, batch * 10 + n + 1) for n in range(10)])
     assert not losses, losses[0].detail
 """
     writers = [

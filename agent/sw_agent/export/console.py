@@ -6,19 +6,21 @@ import sys
 
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
+from .output import Outcome
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from .pipeline import Loss
-
 
 class ConsoleOutput:
     """Writes `trace span<parent duration name key=value …`; one write a batch, so that processes do not mix lines."""
 
-    def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
+    waits = False
+
+    def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:  # noqa: ARG002
         """Write the lines."""
         stream = sys.__stderr__
         if stream is not None:
@@ -26,7 +28,15 @@ class ConsoleOutput:
             encoding = stream.encoding or "utf-8"
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
-        return []
+        return Outcome(len(spans))
+
+    def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002
+        """Nothing: each batch has left."""
+        return Outcome()
+
+    def standby(self) -> ConsoleOutput:
+        """Return this one, which never hangs alone: the stream is the program's."""
+        return self
 
     def close(self) -> None:
         """Nothing: the stream is the program's."""

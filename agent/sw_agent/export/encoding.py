@@ -1,6 +1,8 @@
-"""Spans that OTLP cannot hold as they are: with lone surrogates in a name, or numbers beyond 64 bits."""
+"""Spans as OTLP requests, whatever the program has put into them: one span that cannot be encoded costs no other."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -11,27 +13,39 @@ from .rows import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+LARGEST = 2**20 - 2**14  # bytes: a collector takes 4 MiB by grpc unless it is told otherwise, nginx 1 MiB by HTTP
 
 
-def encodable(spans: Sequence[ReadableSpan]) -> tuple[Sequence[ReadableSpan], int]:
-    """Return the spans with those replaced that cannot be encoded, and how many could not be helped.
+class Request(NamedTuple):
+    """A request to a collector, encoded; it stands for the next `spans` spans of a batch, of which some are `lost`."""
 
-    Where all can be encoded, the very sequence that was given.
-    """
-    if all(map(_can_be_encoded, spans)):
-        return spans, 0
-    mended = [span if _can_be_encoded(span) else _mended(span) for span in spans]
-    good = [span for span in mended if _can_be_encoded(span)]
-    return good, len(spans) - len(good)
+    body: bytes
+    spans: int
+    lost: int = 0
 
 
-def _can_be_encoded(span: ReadableSpan) -> bool:
+def requests(spans: Sequence[ReadableSpan]) -> Iterator[Request]:
+    """Encode spans, in their order, into requests of no more than `LARGEST` bytes, or of one span that takes more."""
+    body = _encoded(spans)
+    if body is not None and (len(body) <= LARGEST or len(spans) == 1):
+        yield Request(body, len(spans))
+    elif len(spans) > 1:
+        half = len(spans) // 2
+        yield from requests(spans[:half])
+        yield from requests(spans[half:])
+    else:
+        # Lone surrogates in a name, numbers beyond 64 bits: what OTLP cannot hold becomes text.
+        mended = _encoded([_mended(spans[0])])
+        yield Request(mended or b"", 1, lost=mended is None)
+
+
+def _encoded(spans: Sequence[ReadableSpan]) -> bytes | None:
     try:
-        encode_spans([span]).SerializePartialToString()
-    except Exception:
-        return False
-    return True
+        return bytes(encode_spans(spans).SerializePartialToString())
+    except Exception:  # of the program's values; the caller finds out which
+        return None
 
 
 def _mended(span: ReadableSpan) -> ReadableSpan:

@@ -1,142 +1,172 @@
-"""OTLP, by OpenTelemetry's own exporters: http/protobuf, or grpc."""
+"""OTLP: each batch to the collector, and into the spool what it does not take for now.
+
+After a failure the collector is left alone for a while, longer each time, or as long as it asks for; what ends in that
+time goes into the spool at once. Where the spool cannot be used, spans stay in the pipeline's queue.
+"""
 
 from __future__ import annotations
 
-import os
+import random
 import sys
-from contextlib import contextmanager
-from time import monotonic
-
-from opentelemetry.sdk.trace.export import SpanExportResult
+from time import monotonic, sleep
 
 from . import quiet
-from .pipeline import Loss
+from .encoding import requests
+from .keeper import Keeper
+from .output import Loss, Outcome
+from .refusal import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
 
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
     from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExporter
 
     from .._config import Config
-    from .otlp_session import Session
-    from .pipeline import Rest
+
+    class Wire(Protocol):
+        """The way to the collector."""
+
+        def post(self, body: bytes, timeout: float) -> ExportTraceServiceResponse | None:
+            """Send a request and return the answer, None where that is not readable; raise a `Refusal`."""
+
+        def close(self) -> None:
+            """Close the connection."""
+
 
 DEFAULT_ENDPOINTS = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318/v1/traces"}
-FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
-FIRST_PAUSE = 0.5  # seconds before a batch is sent again, doubled each time
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds in which the collector is left alone
+SHORTEST_TRY = 0.05  # seconds
+SLICE = 0.5  # seconds of a round for what is in the spool: then it is the turn of what has ended since
+LOOK_AGAIN = 10.0  # seconds between two looks into a spool that was empty: another process may have left something
+SAY_AGAIN = 60.0  # seconds between two messages that the collector cannot be reached
+REFUSED = "refused by the collector"
 
 
 class OtlpOutput:
-    """Sends spans to a collector, each batch within `timeout` seconds; what it does not take is lost, and said.
+    """Sends spans to a collector; `say(message)` is told when that does not take them."""
 
-    `rest` waits for better times between two attempts.
-    """
-
-    def __init__(self, config: Config, timeout: float, rest: Rest) -> None:
+    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+        self._config = config
+        self._say = say
+        self._said_at: float | None = None
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
-        self._timeout = timeout
-        self._protocol = config.protocol
-        self._session: Session | None = None
+        self._keeper = Keeper(config)
         with quiet.without_thread_pool():
-            self._exporter = self._grpc() if self._protocol == "grpc" else self._http()
-        self._rest = rest
+            self._wire = _wire(config.protocol, self._endpoint, config.export_timeout)
+        self._refusal: Refusal | None = None  # the last one, as long as nothing has been taken since
+        self._pause = FIRST_PAUSE
+        self._not_before = self._look_again = 0.0
         _keep_off_the_random_numbers_of_the_program()
         quiet.silence_libraries()
 
-    def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
-        """Send one batch; again, while the collector says that it is worth it and there is time."""
-        deadline = monotonic() + self._timeout
-        pause = FIRST_PAUSE
-        interrupted = False
-        while True:
-            detail, again = self._try(spans)
-            if detail is None:
-                return []
-            if not again or interrupted or monotonic() + pause > deadline:
-                break
-            interrupted = not self._rest(pause)  # then it tries a last time
-            pause *= 2
-        return self._loss(spans, detail, interrupted and again)
+    @property
+    def waits(self) -> bool:
+        """Whether there is something in the spool to be sent."""
+        return self._keeper.waits
+
+    def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:
+        """Send a batch, or spool it; leave what can neither be sent nor spooled."""
+        outcome = Outcome()
+        if not self._keeper.usable and not self._may_try(until, ending):
+            return outcome
+        for request in requests(spans):
+            if request.lost:
+                outcome.losses.append(Loss(request.lost, "encoding failed"))
+            else:
+                refusal = self._post(request.body, request.spans, until, ending, outcome.losses)
+                if refusal is not None and not self._keeper.keep(request, until, outcome):
+                    break
+            outcome.done += request.spans
+        self._say_refusal()
+        return outcome
+
+    def end_round(self, until: float, ending: bool) -> Outcome:
+        """Send what is in the spool, where it is time to."""
+        outcome = Outcome()
+        now = monotonic()
+        if (self._keeper.waits or now >= self._look_again) and self._may_try(until, ending):
+            self._look_again = now + LOOK_AGAIN
+
+            def sent(body: bytes, spans: int) -> bool:
+                lost: list[Loss] = []
+                if self._post(body, spans, until, ending, lost) is not None:
+                    return False
+                outcome.spool_losses += lost
+                outcome.resent += spans - sum(loss.count for loss in lost)
+                return True
+
+            self._keeper.empty(sent, until if ending else now + SLICE, until)
+        self._keeper.close()
+        return outcome
+
+    def standby(self) -> Keeper:
+        """Return what keeps spans on disk while the collector lets this thread hang."""
+        self._refusal = self._refusal or Refusal("no answer", may_pass=True)
+        self._say_refusal()
+        return self._keeper.standby()
 
     def close(self) -> None:
-        """Close the connection; not grpc's, which would stop its library, and a fork in the midst of that may hang."""
-        if self._protocol != "grpc":
-            self._exporter.shutdown()
+        """Close the connection."""
+        self._keeper.close()
+        self._wire.close()
 
-    def _try(self, spans: Sequence[ReadableSpan]) -> tuple[str | None, bool]:
-        """Send once; return why it failed, or None, and whether the same might succeed later."""
-        quiet.last_message()
-        if self._session is not None:
-            self._session.refusal = None
-        try:
-            if self._exporter.export(spans) is SpanExportResult.SUCCESS:
-                return None, False
-            detail = quiet.last_message()
-        except Exception as error:
-            detail = f"{type(error).__name__}: {error}"
-        refusal = self._session and self._session.refusal
-        if refusal:
-            return str(refusal), refusal.may_pass
-        return detail, False
+    def _post(self, body: bytes, spans: int, until: float, ending: bool, losses: list[Loss]) -> Refusal | None:
+        """Send a request, and note what is lost of it; return why it has to be kept, or None where it has not.
 
-    def _loss(self, spans: Sequence[ReadableSpan], detail: str, interrupted: bool) -> list[Loss]:
-        """Say that the collector did not take the batch; where one span could not even be encoded, send the others."""
-        from .encoding import encodable
+        Where the program ends, a collector that only asks for patience is asked again as long as there is time.
+        """
+        while self._may_try(until, ending):
+            sleep(max(0.0, self._not_before - monotonic()))
+            try:
+                answer = self._wire.post(body, min(until - monotonic(), self._config.export_timeout))
+            except Refusal as refusal:
+                if not refusal.may_pass:
+                    losses.append(Loss(spans, REFUSED, f"{self._endpoint}: {refusal}"))
+                    return None
+                self._leave_alone(refusal)
+                continue
+            self._refusal, self._pause, self._not_before = None, FIRST_PAUSE, 0.0
+            if answer is not None and answer.partial_success.rejected_spans > 0:
+                rejected = min(answer.partial_success.rejected_spans, spans)
+                losses.append(Loss(rejected, REFUSED, f"{self._endpoint}: {answer.partial_success.error_message}"))
+            return None
+        return self._refusal or Refusal("no time", may_pass=True)
 
-        if self._session is None or self._session.refusal is None:
-            mended, lost = encodable(spans)
-            if mended is not spans:
-                losses = [Loss(lost, "not encodable", detail)] if lost else []
-                return losses + (self.send(mended) if mended else [])
-        reason = "not taken by the collector"
-        return [Loss(len(spans), reason, f"{self._endpoint}: {detail}", interrupted=interrupted)]
+    def _may_try(self, until: float, ending: bool) -> bool:
+        if ending and self._refusal is not None and self._refusal.answered:
+            return max(monotonic(), self._not_before) + SHORTEST_TRY < until
+        now = monotonic()
+        return now >= self._not_before and now + SHORTEST_TRY < until
 
-    def _http(self) -> SpanExporter:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    def _leave_alone(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        self._not_before = monotonic() + max(self._pause, refusal.wait)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-        from .otlp_session import Session
-
-        if any(name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):  # that brings a session of its own
-            return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout)
-        self._session = Session()
-        return OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout, session=self._session)
-
-    def _grpc(self) -> SpanExporter:
-        # A forked child makes one of its own, and keeps the inherited one from being destroyed.
-        made_for = os.getpid(), self._endpoint, self._timeout
-        if made_for not in _grpc_exporters:
-            with _grpc_that_survives_forks():
-                from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-                _grpc_exporters[made_for] = OTLPSpanExporter(endpoint=self._endpoint, timeout=self._timeout)
-        return _grpc_exporters[made_for]
+    def _say_refusal(self) -> None:
+        now = monotonic()
+        if self._refusal is not None and (self._said_at is None or now - self._said_at >= SAY_AGAIN):
+            self._said_at = now
+            self._say(
+                f"the collector does not take spans, which wait {self._keeper.place}: {self._endpoint}: {self._refusal}"
+            )
 
 
-_grpc_exporters: dict[tuple[int, str, float], SpanExporter] = {}
+def _wire(protocol: str, endpoint: str, timeout: float) -> Wire:
+    if protocol == "grpc":
+        from .otlp_grpc import GrpcWire
 
+        return GrpcWire(endpoint, timeout)
+    from .otlp_http import HttpWire
 
-@contextmanager
-def _grpc_that_survives_forks() -> Iterator[None]:
-    """Switch on what grpc reads from the environment when it is imported: without, it may hang in a forked child.
-
-    See https://github.com/grpc/grpc/blob/master/doc/fork_support.md.
-    """
-    if FORK_SUPPORT in os.environ:
-        yield
-        return
-    os.environ[FORK_SUPPORT] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(FORK_SUPPORT, None)
+    return HttpWire(endpoint, timeout)
 
 
 def _keep_off_the_random_numbers_of_the_program() -> None:
     """Give the exporters a random generator of their own for the jitter that they compute with every batch."""
-    import random
-
     for name, module in list(sys.modules.items()):
         if name.startswith("opentelemetry.exporter.otlp.") and getattr(module, "random", None) is random:
             module.random = random.Random()  # type: ignore[attr-defined]

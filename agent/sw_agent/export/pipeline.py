@@ -8,88 +8,72 @@ from __future__ import annotations
 
 import sys
 from _collections import deque  # type: ignore[import-not-found]
+from _weakref import ref
 from time import monotonic
 
+from .. import _sigterm
 from .._containment import contain
 from .worker import Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, Protocol
+    from typing import Any
 
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
     from .._config import Config
+    from .output import Outcome, Output
 
-    Rest = Callable[[float], bool]
-
-    class Output(Protocol):
-        """Where spans go; called by one thread at a time."""
-
-        def send(self, spans: Sequence[ReadableSpan]) -> list[Loss]:
-            """Deliver the spans; return what could not be delivered."""
-
-        def close(self) -> None:
-            """Let go of connections and files."""
-
+    Opener = Callable[[Config, Callable[[str], None]], list[Output]]
 
 SAMPLED = 1  # `opentelemetry.trace.TraceFlags.SAMPLED`
 SAY_DROPS_EVERY = 60.0  # seconds
-
-
-class Loss:
-    """Some spans of a batch that an output could not deliver: how many, why in two words, and why in full.
-
-    `interrupted` says that it would have tried again, had the worker not been wanted to end.
-    """
-
-    __slots__ = ("count", "detail", "interrupted", "reason")
-
-    def __init__(self, count: int, reason: str, detail: str = "", *, interrupted: bool = False) -> None:
-        self.count = count
-        self.reason = reason
-        self.detail = detail
-        self.interrupted = interrupted
+# The shares of the time at the end in which spans are sent, and in which the worker keeps what could not be sent.
+SENDING, KEEPING = 0.5, 0.75
+FORGOTTEN = 1000  # open spans after which those are looked for that have gone without an end
 
 
 class Pipeline:
     """The agent's span processor; in everything but its bases an `opentelemetry.sdk.trace.SpanProcessor`.
 
-    The books: `started` = `ended` + open; `ended` = `delivered` + `waiting` + dropped. A span counts as delivered when
-    every output has taken it. The counters are plain integers: `+= 1` on an attribute is never interrupted in CPython
-    3.10 and later, which switches threads at calls and backward jumps only.
+    The books of a process: `started` = `ended` + open + `forgotten`, which nobody has ended or kept; `ended` =
+    `delivered` + `waiting` + `spooled` + dropped. A span counts as delivered when every output has taken it, as spooled
+    when it waits on disk. The spool is shared: over all processes, `spooled` = `resent` + what is in there +
+    `dropped_in_spool`. The counters are plain integers: `+= 1` on an attribute is not interrupted in CPython 3.10 and
+    later, which switches threads at calls and backward jumps only.
     """
 
-    def __init__(
-        self, config: Config, open_outputs: Callable[[Config, float, Rest], list[Output]] | None = None
-    ) -> None:
+    def __init__(self, config: Config, open_outputs: Opener | None = None) -> None:
         self._config = config
         self._open_outputs = open_outputs or _open_outputs
         self._size = config.queue_size
         self._batch_size = config.batch_size
-        self.started = 0
-        self.ended = 0
-        self.delivered = 0
-        self.dropped: dict[str, int] = {}
         self.reset()
-        self.worker = Worker(self._send_queued, self._close_outputs, lambda: self.waiting, config.flush_interval)
+        self.worker = Worker(
+            self._round, self._rest, lambda: self.waiting, self._has_more_to_send, config.flush_interval
+        )
 
     def reset(self) -> None:
         """Begin anew in a forked process: what was queued or open is the parent's to send."""
         self._queue: deque[ReadableSpan] = deque()
-        self._open: set[int] = set()
+        self._open: dict[int, ref[Span]] = {}
+        self._look_for_forgotten_at = FORGOTTEN
+        self._in_hand: dict[str, Sequence[ReadableSpan]] = {}  # the worker's batch; whoever pops it settles it
         self._sending = 0
+        self._stage = 0  # the place of the output that has the batch
         # A connection that was open over the fork is the parent's: it must not even be closed here.
         self._inherited = getattr(self, "_outputs", None)
         self._outputs: list[Output] | None = None
         self._details: dict[str, str] = {}
         self._said: dict[str, int] = {}
         self._said_at: float | None = None
-        self._ending = self._closed = False
-        self._open_for_spans = bool(self._config.to)
-        self.started = self.ended = self.delivered = 0
-        self.dropped = {}
+        self._sending_until: float | None = None  # when the program ends
+        self._closed = False
+        self._takes_spans = bool(self._config.to)
+        self.started = self.forgotten = self.ended = self.delivered = self.spooled = self.resent = 0
+        self.dropped: dict[str, int] = {}
+        self.dropped_in_spool: dict[str, int] = {}
 
     # What the program's threads call
 
@@ -99,7 +83,9 @@ class Pipeline:
         if not context.trace_flags & SAMPLED:
             return
         self.started += 1
-        self._open.add(context.span_id)
+        self._open[context.span_id] = ref(span)
+        if not _sigterm.wanted and self._takes_spans:
+            _sigterm.catch()
         thread_id, thread_name = _current_thread()
         try:
             # Past the lock and the checks of `set_attributes`, which take longer than all else here: nobody else has
@@ -115,13 +101,11 @@ class Pipeline:
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span, unless it began in another process and was inherited over a fork."""
-        try:
-            self._open.remove(span.context.span_id)
-        except KeyError:
+        if self._open.pop(span.context.span_id, None) is None:
             return
         self.ended += 1
         waiting = len(self._queue)
-        if not self._open_for_spans:
+        if not self._takes_spans:
             self._drop(1, "the agent has ended" if self._closed else "no output")
         elif waiting >= self._size:
             self._drop(1, "queue full")
@@ -145,79 +129,176 @@ class Pipeline:
 
     @property
     def waiting(self) -> int:
-        """How many ended spans are neither delivered nor dropped yet."""
+        """How many ended spans are neither delivered nor spooled nor dropped yet."""
         return len(self._queue) + self._sending
 
-    def end(self, timeout: float) -> None:
-        """Send what has ended, within `timeout` seconds, and count the rest as dropped; say what was dropped."""
+    # The end
+
+    def flush_or_keep(self, timeout: float) -> None:
+        """Send what has ended, within `timeout` seconds; where the collector hangs, keep it on disk."""
         deadline = monotonic() + timeout
-        self._ending = True
-        self.worker.hurry()
-        finished = self.flush(timeout)
+        self._sending_until = monotonic() + timeout * SENDING
+        try:
+            if not self.flush(timeout * KEEPING):
+                self._keep(deadline)
+        finally:
+            self._sending_until = None
+
+    def end(self, timeout: float) -> None:
+        """Send what has ended, and what is still open as incomplete; count the rest as dropped, and say so."""
+        deadline = monotonic() + timeout
+        self._queue_open_spans()
+        self.flush_or_keep(timeout)
         self._closed = True
-        self._open_for_spans = False
-        if finished and self.worker.pause(max(0.05, deadline - monotonic())):
+        self._takes_spans = False
+        if not self.waiting and self.worker.pause(max(0.05, deadline - monotonic())):
             self.worker.resume()
         if self.waiting:
             self._drop(self.waiting, "not sent in time", f"exit_timeout is {self._config.exit_timeout:g} s")
             self._queue.clear()
+            self._sending = 0
         self._say_drops(last=True)
+
+    def _queue_open_spans(self) -> None:
+        """Let the spans that nobody has ended leave as they are; where they end later, they have left."""
+        begun, self._open = self._open, {}
+        spans = [span for span in (reference() for reference in begun.values()) if span is not None]
+        self.forgotten += len(begun) - len(spans)
+        if not spans or not self._takes_spans:
+            return
+        from .incomplete import as_it_is
+
+        for span in spans:
+            try:
+                self._queue.append(as_it_is(span))
+            except Exception as error:
+                contain("a span that is still open", error)
+            else:
+                self.ended += 1
+        self.worker.begin()
+
+    def _keep(self, deadline: float) -> None:
+        """Let the outputs' standbys keep what the worker has not sent: it hangs in one of them."""
+        if self._outputs is None:  # it still imports what they need
+            self.flush(deadline - monotonic())
+            return
+        try:
+            standbys = [output.standby() for output in self._outputs]
+            batch = self._in_hand.pop("batch", ())
+            outputs: Sequence[Output] = standbys[self._stage :]
+            while batch or self._queue:
+                batch = batch or self._next_batch()
+                outcome = self._offer(batch, outputs, deadline, ending=True)
+                self._book(outcome)
+                if outcome.done < len(batch):
+                    self._queue.extendleft(reversed(batch[outcome.done :]))
+                    break
+                batch, outputs = (), standbys
+            self._sending = 0
+            for output in standbys:
+                output.close()
+        except Exception as error:
+            contain("keeping spans", error)
 
     # What the worker calls
 
-    def _send_queued(self, patience: float | None = None) -> None:
-        """Send what is queued now; with `patience`, in about that many seconds, and leave the rest."""
-        export_timeout = self._config.export_timeout
-        deadline = None if patience is None else monotonic() + patience
-        for _ in range(0, len(self._queue), self._batch_size):
-            patience = export_timeout if deadline is None else min(deadline - monotonic(), export_timeout)
-            if patience <= 0:
-                break
-            batch: list[ReadableSpan] = []
-            while self._queue and len(batch) < self._batch_size:
-                self._sending += 1
-                batch.append(self._queue.popleft())
-            if not batch:
-                break
-            try:
-                losses: list[Loss] | None = self._send(batch, patience)
-            except Exception as error:
-                contain("sending spans", error)
-                losses = [Loss(len(batch), "failure of the agent", repr(error))]
-            if losses is None:
-                self._queue.extendleft(reversed(batch))
-                self._sending = 0
-                break
-            for loss in losses:
-                self._drop(loss.count, loss.reason, loss.detail)
-            self.delivered += len(batch) - sum(loss.count for loss in losses)
-            self._sending = 0
-        self._say_drops()
-
-    def _send(self, batch: list[ReadableSpan], patience: float) -> list[Loss] | None:
-        """Give the batch to the outputs, those that may be interrupted first; return None where one was: it stays."""
+    def _round(self, until: float | None = None) -> None:
+        """Send what is queued now; in the thread that waits for it, and until that time, where `until` is given."""
         from .quiet import on_our_own
 
         with on_our_own():
-            if self._outputs is None:
-                self._outputs = self._open_outputs(self._config, patience, self.worker.rest)
-            self.worker.settled()
-            worst: list[Loss] = []
-            for output in self._outputs:
-                losses = output.send(batch)
-                if any(loss.interrupted for loss in losses) and not self._ending:
-                    return None
-                # A span that one of two outputs has lost counts as dropped, a span that both have lost counts once.
-                worst = max(worst, losses, key=lambda found: sum(loss.count for loss in found))
-        return worst
+            outputs = self._opened()
+            for _ in range(0, len(self._queue), self._batch_size):
+                if not self._send_batch(outputs, *self._time(until)):
+                    break
+            for output in outputs:
+                self._book(output.end_round(*self._time(until)))
+        self._forget_what_has_no_end()
+        self._say_drops()
 
-    def _close_outputs(self) -> None:
+    def _opened(self) -> Sequence[Output]:
+        if self._outputs is None:
+            try:
+                self._outputs = self._open_outputs(self._config, _say)
+            except Exception as error:
+                contain("opening the outputs", error)
+        self.worker.settled()
+        return self._outputs or ()
+
+    def _send_batch(self, outputs: Sequence[Output], until: float, ending: bool) -> bool:
+        """Send one batch; return whether there is a use in going on."""
+        if until <= monotonic() and not ending:  # else the outputs know what to do without time
+            return False
+        batch = self._in_hand["batch"] = self._next_batch()
+        outcome = self._offer(batch, outputs, until, ending)
+        if self._in_hand.pop("batch", None) is None:
+            return False  # the program ends, and its last thread has seen to this
+        self._book(outcome)
+        self._queue.extendleft(reversed(batch[outcome.done :]))
+        self._sending = 0
+        return outcome.done == len(batch)
+
+    def _time(self, until: float | None) -> tuple[float, bool]:
+        """Return to when what is done now may last, and whether the program waits for it to end."""
+        ends = [time for time in (until, self._sending_until) if time is not None]
+        return (min(ends), True) if ends else (monotonic() + self._config.export_timeout, False)
+
+    def _next_batch(self) -> list[ReadableSpan]:
+        batch: list[ReadableSpan] = []
+        while self._queue and len(batch) < self._batch_size:
+            self._sending += 1  # first: whoever waits for a flush must not find it in neither place
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _offer(self, batch: Sequence[ReadableSpan], outputs: Sequence[Output], until: float, ending: bool) -> Outcome:
+        """Give a batch to one output after the other, and return what became of it."""
+        from .output import Loss, Outcome
+
+        if not outputs:
+            return Outcome(len(batch), [Loss(len(batch), "failure of the agent")])
+        all_together = Outcome(len(batch))
+        try:
+            for self._stage, output in enumerate(outputs):
+                outcome = output.send(batch[: all_together.done], until, ending)
+                all_together.add(outcome)
+        except Exception as error:
+            contain("sending spans", error)
+            all_together.losses = [Loss(all_together.done, "failure of the agent", repr(error))]
+        return all_together
+
+    def _has_more_to_send(self) -> bool:
+        return any(output.waits for output in self._outputs or ())
+
+    def _rest(self) -> None:
+        """Let go of everything: there is nothing to send any more."""
         outputs, self._outputs = self._outputs, None
         for output in outputs or ():
             try:
                 output.close()
             except Exception as error:
                 contain("closing an output", error)
+        if not self._open:
+            _sigterm.drop()
+
+    def _forget_what_has_no_end(self) -> None:
+        if len(self._open) < self._look_for_forgotten_at:
+            return
+        for span_id, reference in list(self._open.items()):
+            if reference() is None and self._open.pop(span_id, None) is not None:
+                self.forgotten += 1
+        self._look_for_forgotten_at = max(FORGOTTEN, 2 * len(self._open))
+
+    # The books
+
+    def _book(self, outcome: Outcome) -> None:
+        for loss in outcome.losses:
+            self._drop(loss.count, loss.reason, loss.detail)
+        self.delivered += outcome.delivered
+        self.spooled += outcome.spooled
+        self.resent += outcome.resent
+        for loss in outcome.spool_losses:
+            self.dropped_in_spool[loss.reason] = self.dropped_in_spool.get(loss.reason, 0) + loss.count
+            self._details[loss.reason] = loss.detail or self._details.get(loss.reason, "")
 
     def _drop(self, count: int, reason: str, detail: str = "") -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + count
@@ -225,36 +306,41 @@ class Pipeline:
             self._details[reason] = detail
 
     def _say_drops(self, *, last: bool = False) -> None:
-        if not self._config.to:
-            return
         now = monotonic()
-        if not last and self._said_at is not None and now - self._said_at < SAY_DROPS_EVERY:
+        if not self._config.to or (not last and self._said_at is not None and now - self._said_at < SAY_DROPS_EVERY):
             return
-        news = {reason: count - self._said.get(reason, 0) for reason, count in self.dropped.items()}
+        totals = {
+            reason: self.dropped.get(reason, 0) + self.dropped_in_spool.get(reason, 0)
+            for reason in {**self.dropped, **self.dropped_in_spool}
+        }
         parts = [
-            f"{count} {reason}" + (f" ({self._details[reason]})" if reason in self._details else "")
-            for reason, count in news.items()
-            if count
+            f"{count - self._said.get(reason, 0)} {reason}"
+            + (f" ({self._details[reason]})" if self._details.get(reason) else "")
+            for reason, count in totals.items()
+            if count > self._said.get(reason, 0)
         ]
-        if not parts:
-            return
-        self._said, self._said_at = dict(self.dropped), now
-        from .._log import logger
-
-        logger().warning("spans dropped: %s", ", ".join(parts))
+        if parts:
+            self._said, self._said_at = totals, now
+            _say("spans dropped: " + ", ".join(parts))
 
 
-def _open_outputs(config: Config, patience: float, rest: Rest) -> list[Output]:
+def _say(message: str) -> None:
+    from .._log import logger
+
+    logger().warning(message)
+
+
+def _open_outputs(config: Config, say: Callable[[str], None]) -> list[Output]:
     outputs: list[Output] = []
-    for name in sorted(config.to, reverse=True):  # otlp before the others
+    for name in sorted(config.to, reverse=True):  # otlp, which alone may leave spans for later, before the others
         if name == "otlp":
             from .otlp import OtlpOutput
 
-            outputs.append(OtlpOutput(config, patience, rest))
+            outputs.append(OtlpOutput(config, say))
         elif name == "local":
             from .store import Store
 
-            outputs.append(Store(config.path, config.store_size, config.run, patience))
+            outputs.append(Store(config.path, config.store_size, config.run))
         elif name == "console":
             from .console import ConsoleOutput
 

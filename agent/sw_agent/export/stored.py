@@ -34,6 +34,15 @@ class TraceSummary(NamedTuple):
     errors: int
 
 
+class Spooled(NamedTuple):
+    """What of one service waits in the spool for its collector."""
+
+    service: str
+    spans: int
+    bytes: int
+    oldest_ns: int
+
+
 class StoredSpan(NamedTuple):
     """A span as it is kept: ids in hexadecimal digits, times in nanoseconds since the epoch."""
 
@@ -125,6 +134,22 @@ def read_trace(path: str, trace_id: str) -> list[StoredSpan]:
         return [StoredSpan(*row[:9], *map(json.loads, row[9:13]), *row[13:]) for row in rows]
 
 
+def read_spool(path: str) -> list[Spooled]:
+    """Return what waits for collectors, by service; the longest waiting first.
+
+    Raises:
+        StoreError: as `read_traces`.
+    """
+    with _reading(path) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'spool'").fetchone():
+            return []  # a store from before there was one
+        rows = database.execute(
+            "SELECT service, sum(spans), sum(length(body)), min(put_ns) AS oldest FROM spool"
+            " GROUP BY service ORDER BY oldest"
+        )
+        return [Spooled(*row) for row in rows]
+
+
 def check_file(path: str) -> None:
     """Look at the file before SQLite does, which takes a short one for empty and overwrites it.
 
@@ -141,6 +166,11 @@ def check_file(path: str) -> None:
             begin = file.read(len(MAGIC))
         if begin not in (b"", MAGIC):
             raise StoreError(f"{path} is no SQLite database; move it away, or choose another export.path")
+
+
+def what_is_wrong(path: str, error: Exception) -> str:
+    """Return what an exception says against the file at `path`."""
+    return str(error) if isinstance(error, StoreError) else f"{path}: {error}"
 
 
 def is_ours(database: sqlite3.Connection, path: str) -> bool:

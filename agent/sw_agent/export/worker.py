@@ -9,7 +9,6 @@ from __future__ import annotations
 from _thread import allocate_lock, get_native_id
 from time import monotonic
 
-from .. import _sigterm
 from .._containment import contain
 from .._threads import name_thread, start, wait_for_end_of
 
@@ -24,9 +23,10 @@ IDLE_ROUNDS = 5  # flush intervals with nothing to send, after which the thread 
 
 
 class Worker:
-    """Calls `work(None)` every `interval` seconds, or when woken; when nothing was `pending()` for long, `close()`.
+    """Calls `work(None)` every `interval` seconds, or when woken, and `close()` when there was nothing to do for long.
 
-    Where no thread can be started any more (the interpreter is ending), `finish` calls `work(seconds)` itself.
+    There is something to do where something is `pending()`, or `has_more()` says that a later round will send it. Where
+    no thread can be started any more (the interpreter is ending), `finish` calls `work(until)` itself.
 
     `_running` is locked as long as the thread exists. A span's end may come at any moment, in a signal handler and in
     the garbage collector too: what it calls, `begin` and `wake`, takes no lock that it would have to wait for.
@@ -37,11 +37,13 @@ class Worker:
         work: Callable[[float | None], None],
         close: Callable[[], None],
         pending: Callable[[], int],
+        has_more: Callable[[], bool],
         interval: float,
     ) -> None:
         self._work = work
         self._close = close
         self._pending = pending
+        self._has_more = has_more
         self._interval = interval
         self.reset()
 
@@ -53,8 +55,6 @@ class Worker:
         self._stopping = False
         self._settling = False
         self._gave_up = False
-        self._hurried = False
-        self._interrupted = False
         self._left_over = 0
         self._waiters: list[LockType] = []
         self._native_id: int | None = None
@@ -64,11 +64,9 @@ class Worker:
         if self._running.locked() or not self._running.acquire(False):
             return True
         self._settling = True
-        _sigterm.catch()
         try:
             start(self._run)
         except RuntimeError:
-            _sigterm.drop()
             self._running.release()
             return False
         return True
@@ -93,7 +91,7 @@ class Worker:
         if not self._running.acquire(timeout=max(0.0, timeout)):
             return False
         try:
-            self._round(timeout)
+            self._round(monotonic() + timeout)
             self._close()
         finally:
             self._running.release()
@@ -102,20 +100,6 @@ class Worker:
     def settled(self) -> None:
         """Tell that the thread has imported what it needs, and will wait for the network only."""
         self._settling = False
-
-    def rest(self, seconds: float) -> bool:
-        """Let the thread wait; return False, at once, where it is wanted to end or to `hurry`."""
-        until = monotonic() + seconds
-        while not (self._stopping or self._hurried) and (left := until - monotonic()) > 0:
-            self._asleep.acquire(timeout=left)
-        self.wake()  # whoever has woken it meanwhile meant its next round
-        self._interrupted = self._stopping
-        return not (self._stopping or self._hurried)
-
-    def hurry(self) -> None:
-        """Let nothing `rest` any more: the process ends."""
-        self._hurried = True
-        self.wake()
 
     def pause(self, timeout: float) -> bool:
         """Let the thread finish and end within `timeout` seconds, and keep any other from starting until `resume`.
@@ -149,11 +133,10 @@ class Worker:
             self._native_id = get_native_id()
             name_thread(self._native_id, NAME)
             stopping = self._rounds()
-            self._close()
         except Exception as error:
             contain("the export thread", error)
         finally:
-            _sigterm.drop()
+            self._close()
             self._running.release()
         # What came while the lock was still held has started no other thread.
         if not stopping and (self._pending() or self._waiters):
@@ -162,19 +145,18 @@ class Worker:
     def _rounds(self) -> bool:
         """Work until told to stop, or until there was nothing to do for a while; return whether told."""
         idle = 0
-        self._interrupted = False
         while True:
             self._asleep.acquire(timeout=self._interval)
             stopping = self._stopping
-            idle = 0 if self._pending() else idle + 1
+            idle = 0 if self._pending() or self._has_more() else idle + 1
             self._round()
-            if stopping or self._interrupted or idle >= IDLE_ROUNDS:
-                return stopping or self._interrupted
+            if stopping or idle >= IDLE_ROUNDS:
+                return stopping
 
-    def _round(self, patience: float | None = None) -> None:
+    def _round(self, until: float | None = None) -> None:
         waiters = [self._waiters.pop() for _ in range(len(self._waiters))]
         try:
-            self._work(patience)
+            self._work(until)
         finally:
             self._settling = self._gave_up = False
             for waiter in waiters:

@@ -1,0 +1,194 @@
+"""The file behind the local store and the spool: one SQLite database in WAL mode, of all processes of a user.
+
+It is made when first written, opened anew where somebody has deleted it, and not touched where it is something else, or
+of another version.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import contextmanager, suppress
+from time import monotonic, sleep
+
+from .stored import APPLICATION_ID, VERSION, check_file, is_ours
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+OPENING_PATIENCE = 2.0  # seconds to wait for another process that makes the file, at most
+BREATH = 0.001  # seconds between two batches, and between two looks whether another process has finished its own
+
+SCHEMA = """
+CREATE TABLE resources (id INTEGER PRIMARY KEY, service TEXT NOT NULL, attributes TEXT NOT NULL UNIQUE);
+CREATE TABLE spans (
+    trace_id TEXT NOT NULL, span_id TEXT NOT NULL, parent_id TEXT, name TEXT NOT NULL, kind TEXT NOT NULL,
+    start_ns INTEGER NOT NULL, end_ns INTEGER NOT NULL, status TEXT NOT NULL, status_description TEXT NOT NULL,
+    attributes TEXT NOT NULL, events TEXT NOT NULL, links TEXT NOT NULL,
+    resource_id INTEGER NOT NULL, scope TEXT NOT NULL, run TEXT);
+CREATE INDEX spans_by_trace ON spans (trace_id, start_ns, end_ns, status);
+CREATE INDEX spans_by_start ON spans (start_ns, trace_id);
+CREATE INDEX spans_by_run ON spans (run) WHERE run IS NOT NULL;
+"""
+# `body` is an encoded request of `spans` spans; whoever is sending it has said so in `taken_ns`.
+SPOOL = """
+CREATE TABLE IF NOT EXISTS spool (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, service TEXT NOT NULL, put_ns INTEGER NOT NULL,
+    taken_ns INTEGER NOT NULL DEFAULT 0, spans INTEGER NOT NULL, body BLOB NOT NULL)
+"""
+
+
+# How many connections a process has to a file: while it has one, it must not open and close the file in another way.
+_open_here: dict[tuple[int, str], int] = {}
+
+
+class StoreFile:
+    """The file at `path`, by a connection that is this process's own.
+
+    It is to be closed before anything is waited for: SQLite's locks do not survive a fork, and a connection that a
+    child inherits would hide that from SQLite there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._database: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None  # device and inode of what is open
+
+    def write(self, work: Callable[[sqlite3.Connection], T], until: float) -> T:
+        """Return `work(database)`, called in a transaction; again, until that time, while others hold the file.
+
+        Raises:
+            StoreError: the file is something else, or of another version.
+            sqlite3.Error, OSError: it cannot be opened or written.
+        """
+        while True:
+            try:
+                with transaction(self._open_database(until)) as database:
+                    result = work(database)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or monotonic() > until:
+                    self.close()
+                    raise
+                sleep(BREATH)
+            except BaseException:
+                self.close()
+                raise
+            else:
+                sleep(BREATH)  # or who has much to write would leave no gap for the others
+                return result
+
+    def close(self) -> None:
+        """Close the file."""
+        database, self._database = self._database, None
+        if database is not None:
+            # What was committed is safe; where closing fails, the next one to open the file does the rest.
+            with suppress(sqlite3.Error):
+                database.close()
+            self._count(-1)
+
+    def _open_database(self, until: float) -> sqlite3.Connection:
+        if self._database is not None and self._identity != _identity(self.path):
+            self.close()  # somebody has deleted or replaced it
+        if self._database is None:
+            if not _open_here.get((os.getpid(), self.path)):
+                check_file(self.path)
+            self._database = _open(self.path, max(0.0, min(until - monotonic(), OPENING_PATIENCE)))
+            self._identity = _identity(self.path)
+            self._count(1)
+        return self._database
+
+    def _count(self, change: int) -> None:
+        key = os.getpid(), self.path
+        _open_here[key] = _open_here.get(key, 0) + change
+
+
+def _open(path: str, patience: float) -> sqlite3.Connection:
+    """Open the store, made with its folder where there is none.
+
+    Raises:
+        StoreError: the file is something else, or of another version.
+        sqlite3.Error, OSError: it cannot be opened or written.
+    """
+    _create_file(path)
+    # Isolation level None: transactions are begun by hand. One thread at a time uses the connection, not always one.
+    database = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+    try:
+        if not is_ours(database, path):
+            database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect before the first table only
+            with transaction(database):
+                if not is_ours(database, path):  # another process may have been faster
+                    for statement in SCHEMA.split(";"):
+                        database.execute(statement)
+                    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    database.execute(f"PRAGMA user_version = {VERSION}")
+        database.execute(SPOOL)  # stores of older versions have none
+        database.execute("PRAGMA journal_mode = WAL").fetchall()
+        # NORMAL: a crash of the process loses nothing, one of the machine the last transactions, never the file.
+        database.execute("PRAGMA synchronous = NORMAL")
+        # SQLite's own way to wait looks ten times a second: not often enough to find the gap that a busy writer leaves.
+        database.execute("PRAGMA busy_timeout = 0").fetchall()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _create_file(path: str) -> None:
+    """Make the file, readable by its owner only, unless it exists.
+
+    A log that a deleted store has left behind would be replayed into the new one, so it is deleted first; under a lock,
+    because the next process to come may have begun a new log already.
+    """
+    if os.path.exists(path):
+        return
+    folder = os.path.dirname(path) or "."
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with _locked_folder(folder):
+        if os.path.exists(path):
+            return
+        for leftover in (f"{path}-wal", f"{path}-shm"):
+            try:
+                os.unlink(leftover)
+            except FileNotFoundError:  # the usual case
+                continue
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+@contextmanager
+def _locked_folder(folder: str) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows: there a file that is in use cannot be deleted
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Make one transaction of what is done inside."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield database
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:  # deleted
+        return None
+    return status.st_dev, status.st_ino
