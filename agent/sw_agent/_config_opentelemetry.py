@@ -95,10 +95,13 @@ def read(environ: Mapping[str, str], settings: _Settings) -> None:
 
 
 def _read_resource_attributes(text: str, settings: _Settings) -> None:
-    for pair in filter(None, map(str.strip, text.split(","))):
+    for number, pair in enumerate(text.split(","), 1):
+        if not pair.strip():
+            continue
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not name:
-            settings.warnings.append(f"OTEL_RESOURCE_ATTRIBUTES: {pair!r} is no key=value; it is ignored")
+            # not what it is: it may be the end of a secret with a comma in it
+            settings.warnings.append(f"OTEL_RESOURCE_ATTRIBUTES: part {number} is no key=value; it is ignored")
             continue
         if "%" in value:
             from urllib.parse import unquote

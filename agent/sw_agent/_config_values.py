@@ -15,17 +15,22 @@ _KIND_NAMES = {str: "text", bool: "boolean: true or false", int: "whole number",
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; its text says where, why, and what was probably meant."""
+    """The configuration cannot be used; its text says where, why, and what was probably meant, but no secret."""
+
+    def __str__(self) -> str:
+        from ._secrets import without_secrets
+
+        return without_secrets(super().__str__())
 
 
 def parsed(key: Key, text: str) -> Any:
-    """Read a key's value from a variable; a list is comma separated.
+    """Read a key's value from a variable; a list is comma separated, but for the commas of `{2,3}`.
 
     Raises:
         ValueError: it is of another type; the text says so.
     """
     if key.kind is list:
-        return [part for part in map(str.strip, text.split(",")) if part]
+        return [part for part in map(str.strip, _split(text)) if part]
     if key.kind is bool:
         if text.lower() in TRUE + FALSE:
             return text.lower() in TRUE
@@ -37,6 +42,14 @@ def parsed(key: Key, text: str) -> Any:
         except ValueError:
             pass  # int's own message names neither the key's type nor the value as it was written
     raise ValueError(f"{text!r} is no {_KIND_NAMES[key.kind]}")
+
+
+def _split(text: str) -> list[str]:
+    if "{" not in text:
+        return text.split(",")
+    import re
+
+    return re.split(r",(?!\d*\})", text)
 
 
 def checked(key: Key, value: Any) -> Any:

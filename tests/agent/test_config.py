@@ -331,6 +331,16 @@ def test_the_section_of_a_plugin_that_cannot_be_imported_is_not_checked(load):
         ),
         ("export.to = 'oltp'\n", "agent.toml:1: [export] to: 'oltp' is none of auto, otlp, local, console, none; did"),
         ("[export]\nto = ['none', 'otlp']\n", "agent.toml:2: [export] to: 'none' stands alone"),
+        (
+            "[export]\nredact = ['a', '(']\n",
+            "agent.toml:2: [export] redact: '(' is no regular expression: missing ), unterminated subpattern at ",
+        ),
+        ("[export]\nredact = '.'\n", "agent.toml:2: [export] redact: '.' is no list of text"),
+        (
+            "[export]\nredact = ['[[a]']\n",
+            "agent.toml:2: [export] redact: '[[a]' is no regular expression: Possible nes",
+        ),
+        ("[export]\nredact = ['a{99999999999}']\n", "agent.toml:2: [export] redact: 'a{99999999999}' is no regular ex"),
         ("[export]\nto = [1]\n", "agent.toml:2: [export] to: [1] is no list of text"),
         (
             "[export]\nendpoint = 'host:4318'\n",
@@ -372,6 +382,7 @@ def test_broken_toml_is_said_with_line_and_column(load):
         ),
         ({"SW_AGENT_DISABLE_PLUGINS": "my-pol"}, "SW_AGENT_DISABLE_PLUGINS: there is no plugin 'my-pol'; did you mean"),
         ({"SW_PLUGIN_MY_POOL_LIMIT": "x"}, "SW_PLUGIN_MY_POOL_LIMIT: 'x' is no whole number"),
+        ({"SW_EXPORT_REDACT": "a, [b"}, "SW_EXPORT_REDACT: '[b' is no regular expression: unterminated character set"),
         ({"SW_AGENT_CONFIG": "nowhere.toml"}, "nowhere.toml: No such file or directory"),
         ({"SW_AGENT_CONFIG": "."}, ".: Is a directory"),
         ({"SW_AGENT_CONFIG": "a\0b"}, "a\0b: embedded null byte"),
@@ -392,6 +403,36 @@ def test_an_option_with_a_check_of_its_own_is_refused_with_what_that_says(load):
     said = refused(load, SW_PLUGIN_MY_POOL_RELATIONS="a.*=link, b")
     assert said == "SW_PLUGIN_MY_POOL_RELATIONS: 'b' has no relation"
     assert refused(load, '[plugins.my-pool]\nrelations = ["a.*"]').endswith("relations: 'a.*' has no relation")
+
+
+def test_commas_separate_patterns_in_a_variable_but_not_those_of_a_repetition(load):
+    assert load().redact == ()
+    assert load(SW_EXPORT_REDACT=r"\d{13,16}, a{2,},b,").redact == (r"\d{13,16}", "a{2,}", "b")
+    assert load('[export]\nredact = ["a, b", "c"]\n').redact == ("a, b", "c")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"SW_EXPORT_ENDPOINT": "bob:hunter2@host:4318"},
+        {"SW_EXPORT_ENDPOINT": "ftp://bob:hunter2@host"},
+        {"SW_EXPORT_TO": "http://bob:hunter2@host:4318"},
+        {"SW_EXPORT_REDACT": "http://bob:hunter2@[host"},
+    ],
+    ids=str,
+)
+def test_a_mistake_is_said_without_the_credentials_of_a_url(load, environ):
+    message = refused(load, **environ)
+
+    assert "hunter2" not in message
+    assert "host" in message
+
+
+def test_what_is_no_resource_attribute_is_not_said_as_it_may_be_the_end_of_a_secret(load):
+    config = load(OTEL_RESOURCE_ATTRIBUTES="password=a,hunter2,,b=c")
+
+    assert config.warnings == ("OTEL_RESOURCE_ATTRIBUTES: part 2 is no key=value; it is ignored",)
+    assert config.resource_attributes == {"password": "a", "b": "c"}
 
 
 def test_unknown_variables_are_no_error(load):

@@ -298,6 +298,47 @@ def test_doctor_tries_the_collector(doctor):
     assert report["problems"][0].startswith(f"no collector answers at {endpoint}/v1/traces: ")
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(
+    "endpoint", ["http://bob:hun/ter2@127.0.0.1:9", "http://ter2@127.0.0.1:9", "bob:ter2@127.0.0.1:9"]
+)
+def test_no_command_shows_a_secret_of_the_configuration(sw_python, tmp_path, endpoint, protocol):
+    (tmp_path / "agent.toml").write_text(f'[export]\nendpoint = "{endpoint}"\nredact = ["sw-[a-z]+2"]\n')
+    variables = {
+        "SW_EXPORT_PROTOCOL": protocol,
+        "SW_AGENT_NAME": "sw-winter2",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer ter2,x-api-key=ter2",
+        "OTEL_RESOURCE_ATTRIBUTES": "db.url=redis://:ter2@h,password=ter2,ter2",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "redis://:ter2@h",
+        "OTEL_TRACES_SAMPLER": "http://u:ter2@h",
+    }
+    for command in (*((it,) for it in READING), ("doctor", "--json"), ("run", "--to", "http://u:ter2@h", "app.py")):
+        done = sw_python(*command, **variables)
+        assert "ter2" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_doctor_says_which_endpoint_it_tried_without_its_credentials(doctor):
+    report, _ = doctor(SW_EXPORT_ENDPOINT="http://bob:hunter2@127.0.0.1:9", SW_EXPORT_REDACT="[a-z]*loop,65536|17")
+
+    shown = "http://REDACTED:REDACTED@127.0.0.1:9/v1/traces"
+    assert report["configuration"]["export.endpoint"] == {"value": shown, "source": "SW_EXPORT_ENDPOINT"}
+    assert report["collector"]["endpoint"] == shown
+    assert report["problems"][0].startswith(f"no collector answers at {shown}: ")
+    assert type(report["configuration"]["export.batch_size"]["value"]) is int
+
+
+def test_a_pattern_that_is_none_stops_the_launch(sw_python, tmp_path):
+    (tmp_path / "agent.toml").write_text('[export]\nredact = ["("]\n')
+
+    done = sw_python("run", "-c", "print('started')")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        "sw-python run: agent.toml:2: [export] redact: '(' is no regular expression: missing )"
+    )
+
+
 def test_doctor_finds_a_store_that_cannot_be_used(doctor, tmp_path):
     (tmp_path / "notes.txt").write_text("this is no database " * 1000)
 

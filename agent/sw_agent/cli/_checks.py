@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from .._config_schema import INTERNAL, KEYS, in_variable, plugin_key
+from .._secrets import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,9 +69,20 @@ def collector(config: Config) -> dict[str, Any] | None:
         parts = urlsplit(url if "://" in url else f"//{url}")
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 4317)
         socket.create_connection((parts.hostname or "", port), CONNECT_TIMEOUT).close()
-    except (OSError, ValueError) as error:
-        return {"endpoint": url, "reachable": False, "why": str(error)}
-    return {"endpoint": url, "reachable": True, "why": None}
+    except ValueError:  # its text may hold a part of a password
+        why: str | None = "this is no URL with a host and a port"
+    except OSError as error:
+        why = str(error)
+    else:
+        why = None
+    return {"endpoint": without_credentials(url), "reachable": why is None, "why": why}
+
+
+def without_credentials(endpoint: str | None) -> str | None:
+    """Return a collector's URL, or its host and port alone, as it may be shown."""
+    if endpoint is None or "://" in endpoint:
+        return endpoint and without_secrets(endpoint)
+    return without_secrets(f"grpc://{endpoint}").removeprefix("grpc://")
 
 
 def store(config: Config) -> dict[str, Any]:

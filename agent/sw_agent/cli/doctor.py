@@ -3,7 +3,7 @@
 `--json` prints one object: `healthy`, `problems` and `notes` (arrays of text), `configuration` (by key: `value` and
 `source`; null where it is wrong), `file`, `interpreter`, `versions`, `bootstrap`, `collector` (null where spans go to
 none), `store`, `plugins` (as `sw-python plugins --json`) and `unknown_variables` (each with the nearest valid name, or
-null).
+null). What is secret is REDACTED in all of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _config, _discovery
 from .._config_schema import KEYS
+from ..export.secret_values import Values
 from . import _checks
 from .plugins import environment, state_of
 from .run import bootstrap_folder
@@ -84,7 +85,7 @@ def examine(environ: Mapping[str, str], said_as: Mapping[str, str]) -> dict[str,
     for variable, nearest in report["unknown_variables"].items():
         notes.append(f"{variable} means nothing to the agent" + (f"; did you mean {nearest}?" if nearest else ""))
     report["healthy"] = not problems
-    return report
+    return _without_secrets(report, config)
 
 
 def _examine_configured(config: Config, entries: Mapping[str, PluginEntry], report: dict[str, Any]) -> None:
@@ -113,7 +114,19 @@ def _configuration(config: Config) -> dict[str, dict[str, Any]]:
     for key in config.sources:
         if key.endswith(".enabled") and key not in values:
             values[key] = config.plugin_enabled(key.split(".")[1])
+    values["export.endpoint"] = _checks.without_credentials(config.endpoint)
     return {key: {"value": value, "source": config.sources[key]} for key, value in values.items()}
+
+
+def _without_secrets(report: dict[str, Any], config: Config | None) -> dict[str, Any]:
+    """Return the report without secrets in what the configuration, the environment or an exception has said."""
+    values = Values(config.redact if config else ())
+    for key, found in (report["configuration"] or {}).items():
+        if isinstance(found["value"], str | tuple | list):  # not the numbers, which a pattern may well match
+            found["value"] = values.attributes({key: found["value"]})[key]
+    for part in ("problems", "notes", "plugins", "collector"):
+        report[part] = values.value(report[part])
+    return report
 
 
 def _print(report: dict[str, Any]) -> None:
