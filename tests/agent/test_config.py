@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -403,6 +404,12 @@ def test_an_option_with_a_check_of_its_own_is_refused_with_what_that_says(load):
     said = refused(load, SW_PLUGIN_MY_POOL_RELATIONS="a.*=link, b")
     assert said == "SW_PLUGIN_MY_POOL_RELATIONS: 'b' has no relation"
     assert refused(load, '[plugins.my-pool]\nrelations = ["a.*"]').endswith("relations: 'a.*' has no relation")
+
+
+def test_a_pattern_that_python_would_warn_of_is_refused_whatever_is_ignored(load):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "Possible nested set" in refused(load, SW_EXPORT_REDACT="[[b]")
 
 
 def test_commas_separate_patterns_in_a_variable_but_not_those_of_a_repetition(load):
