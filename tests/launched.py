@@ -58,7 +58,7 @@ class Launched:
     def end(self, expected: int = 0) -> str:
         """Wait for the end, check the exit status and that nobody complained, and return the rest of stdout."""
         out, err = self.end_with_stderr(expected)
-        assert err == ""
+        assert err == "", err
         return out
 
     def end_with_stderr(self, expected: int = 0) -> tuple[str, str]:

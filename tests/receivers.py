@@ -125,7 +125,7 @@ def http_collector(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator
 
 
 @contextmanager
-def grpc_collector() -> Iterator[Received]:
+def grpc_collector(port: int = 0) -> Iterator[Received]:
     received = Received()
 
     class Service(TraceServiceServicer):
@@ -142,7 +142,7 @@ def grpc_collector() -> Iterator[Received]:
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
         add_TraceServiceServicer_to_server(Service(), server)
-        received.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        received.endpoint = f"http://127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
         server.start()
         try:
             yield received

@@ -13,6 +13,7 @@ from .export.pipeline import Pipeline
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ._config import Config
 
@@ -21,6 +22,7 @@ FORK_WAIT = 0.5  # seconds that a fork may wait for the worker to end, where a c
 pipeline: Pipeline | None = None
 _config: Config | None = None
 _paused: bool | None = None  # None: no fork is under way
+_store_file: Any = None  # `export.store_file`, where it has closed its files for the fork that is under way
 _when_forked: list[Callable[[], None]] = []
 _before_end: list[Callable[[BaseException | None], None]] = []
 
@@ -109,7 +111,7 @@ def flush_before_sudden_ends() -> None:
 
 def _flush_first(_: None, _args: object, _kwargs: object) -> None:
     if pipeline is not None and _config is not None:
-        pipeline.flush_or_keep(_config.exit_timeout)
+        pipeline.flush_finally(_config.exit_timeout)
 
 
 _sudden_ends = [
@@ -135,12 +137,14 @@ def stand_aside_first() -> None:
 
 
 def _before_fork() -> None:
-    global _paused
+    global _paused, _store_file
     if _paused is not None:
         return
     _paused = False
     try:
         _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
+        module: Any = sys.modules.get("sw_agent.export.store_file")
+        _store_file = module if module is not None and module.before_fork() else None
         _sigterm.pause()
     except Exception as error:
         contain("before a fork", error)
@@ -150,6 +154,8 @@ def _in_parent() -> None:
     global _paused
     paused, _paused = _paused, None
     try:
+        if _store_file is not None:
+            _store_file.after_fork_in_parent()
         if paused and pipeline is not None:
             pipeline.worker.resume()  # and with its next thread SIGTERM is caught again
         else:
@@ -162,6 +168,8 @@ def _in_child() -> None:
     global _paused
     _paused = None
     try:
+        if (store_file := sys.modules.get("sw_agent.export.store_file")) is not None:
+            store_file.after_fork_in_child()
         _sigterm.forget()
         if pipeline is not None:
             pipeline.worker.reset()

@@ -103,6 +103,7 @@ class Piped:
             "flush_interval": FOREVER,
             "export_timeout": FOREVER,
             "exit_timeout": FOREVER,
+            "redact": ("hunter",),
         }
         self.output = output
         self.open = lambda *_: [output]
@@ -552,3 +553,32 @@ def test_what_ends_while_the_worker_ends_is_sent_without_being_asked(output: Kep
     assert sent.wait(FOREVER)
     assert piped.pipeline.flush(FOREVER)
     assert output.names == ["a", "late"]
+
+
+def test_secrets_do_not_reach_an_output_nor_what_the_program_sees_of_its_span(output: Kept) -> None:
+    piped = Piped(output)
+    secret = {"url": "redis://:pass@host/0", "text": "hunter2"}
+    span = piped.tracer.start_span("work", attributes=secret)
+    span.end()
+    assert piped.pipeline.flush(FOREVER)
+    (sent,) = output.batches[0]
+    assert sent.attributes is not None
+    assert (sent.attributes["url"], sent.attributes["text"]) == ("redis://REDACTED:REDACTED@host/0", "REDACTED2")
+    assert {key: span.attributes[key] for key in secret} == secret  # type: ignore[attr-defined]
+
+
+def test_secrets_do_not_reach_what_is_kept_aside(output: Kept) -> None:
+    piped = Piped(output, flush_interval=0.01)
+    output.may_send.clear()
+    piped.spans("hunter")
+    assert output.asked.wait(FOREVER)
+    piped.pipeline.end(0.01)
+    assert output.kept_aside == ["REDACTED"]
+
+
+def test_secrets_do_not_reach_the_log(output: Kept, said: Callable[[], list[str]]) -> None:
+    piped = Piped(output)
+    output.losses = [Loss(1, "refused", "http://me:word@host: hunter")]
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert said() == ["spans dropped: 1 refused (http://REDACTED:REDACTED@host: REDACTED)"]

@@ -192,9 +192,9 @@ def test_any_text_is_redacted_once_and_for_all(text: str) -> None:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     call()
-    return time.perf_counter() - begin
+    return time.thread_time() - begin
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
@@ -453,7 +453,5 @@ def test_of_a_span_that_cannot_be_looked_at_only_place_and_time_are_left(fields:
     assert other is fine
     assert (found.context, found.parent, found.start_time, found.end_time) == (CONTEXT, CONTEXT, 1, 2)
     assert found.status.status_code is StatusCode.ERROR
-    assert found.attributes == {
-        "sw_agent.redaction": f"failed: {'AttributeError' if 'links' in fields else 'RuntimeError'}"
-    }
+    assert found.attributes == {"sw.redaction": f"failed: {'AttributeError' if 'links' in fields else 'RuntimeError'}"}
     assert SECRET not in everything_in(found)

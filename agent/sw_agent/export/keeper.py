@@ -8,6 +8,7 @@ from time import monotonic
 from .encoding import requests
 from .output import Loss, Outcome
 from .spool import Spool
+from .store_file import is_locked
 from .stored import StoreError, what_is_wrong
 
 TYPE_CHECKING = False
@@ -105,7 +106,8 @@ class Keeper:
         self._spool.close()
 
     def _fail(self, error: Exception) -> None:
-        self._trouble = what_is_wrong(self._spool.path, error)
-        self._unusable_until = monotonic() + TRY_AGAIN
-        self.waits = False
         self.close()
+        if not is_locked(error):  # by another process, until that has written
+            self._trouble = what_is_wrong(self._spool.path, error)
+            self._unusable_until = monotonic() + TRY_AGAIN
+            self.waits = False

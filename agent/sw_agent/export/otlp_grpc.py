@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
+SETTINGS = {"GRPC_ENABLE_FORK_SUPPORT": "1", "GRPC_VERBOSITY": "ERROR"}
 # What OTLP says may pass: https://opentelemetry.io/docs/specs/otlp/#failures. RESOURCE_EXHAUSTED only where the answer
 # says when.
 MAY_PASS = ("CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
@@ -62,7 +62,7 @@ class GrpcWire:
         old.shutdown()
 
     def _exporter(self) -> OTLPSpanExporter:
-        with _grpc_that_survives_forks():
+        with _settings_of_grpc():
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
             _, endpoint, timeout = self._made_for
@@ -94,16 +94,16 @@ def _delay(retry_info: bytes) -> float | None:
 
 
 @contextmanager
-def _grpc_that_survives_forks() -> Iterator[None]:
-    """Switch on what grpc reads from the environment when it is imported: without, it may hang in a forked child.
+def _settings_of_grpc() -> Iterator[None]:
+    """Set, unless the user has, what grpc reads from the environment when it is first used.
 
-    See https://github.com/grpc/grpc/blob/master/doc/fork_support.md.
+    Without support for forks it may hang in a child (https://github.com/grpc/grpc/blob/master/doc/fork_support.md), and
+    it would say on the program's stderr that a collector goes away.
     """
-    if FORK_SUPPORT in os.environ:
-        yield
-        return
-    os.environ[FORK_SUPPORT] = "1"
+    added = {name: value for name, value in SETTINGS.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        os.environ.pop(FORK_SUPPORT, None)
+        for name in added:
+            os.environ.pop(name, None)

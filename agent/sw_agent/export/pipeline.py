@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .._config import Config
     from .output import Outcome, Output
+    from .redaction import Redaction
 
     Opener = Callable[[Config, Callable[[str], None]], list[Output]]
 
@@ -65,6 +66,7 @@ class Pipeline:
         # A connection that was open over the fork is the parent's: it must not even be closed here.
         self._inherited = getattr(self, "_outputs", None)
         self._outputs: list[Output] | None = None
+        self._redaction: Redaction | None = None
         self._details: dict[str, str] = {}
         self._said: dict[str, int] = {}
         self._said_at: float | None = None
@@ -110,6 +112,7 @@ class Pipeline:
         elif waiting >= self._size:
             self._drop(1, "queue full")
         else:
+            _without_empty_lists(span)
             self._queue.append(span)
             self.worker.begin()
             if waiting + 1 == self._batch_size:
@@ -134,30 +137,35 @@ class Pipeline:
 
     # The end
 
-    def flush_or_keep(self, timeout: float) -> None:
-        """Send what has ended, within `timeout` seconds; where the collector hangs, keep it on disk."""
+    def flush_finally(self, timeout: float) -> bool:
+        """Send what has ended, within `timeout` seconds; keep it on disk where the collector hangs; drop the rest.
+
+        Return whether the worker has come to the end of its work.
+        """
         deadline = monotonic() + timeout
         self._sending_until = monotonic() + timeout * SENDING
         try:
-            if not self.flush(timeout * KEEPING):
+            finished = self.flush(timeout * KEEPING)
+            if not finished:
                 self._keep(deadline)
         finally:
             self._sending_until = None
-
-    def end(self, timeout: float) -> None:
-        """Send what has ended, and what is still open as incomplete; count the rest as dropped, and say so."""
-        deadline = monotonic() + timeout
-        self._queue_open_spans()
-        self.flush_or_keep(timeout)
-        self._closed = True
-        self._takes_spans = False
-        if not self.waiting and self.worker.pause(max(0.05, deadline - monotonic())):
-            self.worker.resume()
         if self.waiting:
             self._drop(self.waiting, "not sent in time", f"exit_timeout is {self._config.exit_timeout:g} s")
             self._queue.clear()
             self._sending = 0
         self._say_drops(last=True)
+        return finished
+
+    def end(self, timeout: float) -> None:
+        """Send what has ended, and what is still open as incomplete, and take no more."""
+        deadline = monotonic() + timeout
+        self._queue_open_spans()
+        finished = self.flush_finally(timeout)
+        self._closed = True
+        self._takes_spans = False
+        if finished and self.worker.pause(max(0.05, deadline - monotonic())):
+            self.worker.resume()
 
     def _queue_open_spans(self) -> None:
         """Let the spans that nobody has ended leave as they are; where they end later, they have left."""
@@ -183,12 +191,15 @@ class Pipeline:
             self.flush(deadline - monotonic())
             return
         try:
+            from .redaction import Redaction
+
+            redaction = Redaction(self._config.redact)
             standbys = [output.standby() for output in self._outputs]
             batch = self._in_hand.pop("batch", ())
             outputs: Sequence[Output] = standbys[self._stage :]
             while batch or self._queue:
                 batch = batch or self._next_batch()
-                outcome = self._offer(batch, outputs, deadline, ending=True)
+                outcome = self._offer(batch, redaction, outputs, deadline, ending=True)
                 self._book(outcome)
                 if outcome.done < len(batch):
                     self._queue.extendleft(reversed(batch[outcome.done :]))
@@ -219,7 +230,10 @@ class Pipeline:
     def _opened(self) -> Sequence[Output]:
         if self._outputs is None:
             try:
-                self._outputs = self._open_outputs(self._config, _say)
+                from .redaction import Redaction
+
+                self._redaction = Redaction(self._config.redact)
+                self._outputs = self._open_outputs(self._config, self._say)
             except Exception as error:
                 contain("opening the outputs", error)
         self.worker.settled()
@@ -230,7 +244,7 @@ class Pipeline:
         if until <= monotonic() and not ending:  # else the outputs know what to do without time
             return False
         batch = self._in_hand["batch"] = self._next_batch()
-        outcome = self._offer(batch, outputs, until, ending)
+        outcome = self._offer(batch, self._redaction, outputs, until, ending)
         if self._in_hand.pop("batch", None) is None:
             return False  # the program ends, and its last thread has seen to this
         self._book(outcome)
@@ -250,17 +264,24 @@ class Pipeline:
             batch.append(self._queue.popleft())
         return batch
 
-    def _offer(self, batch: Sequence[ReadableSpan], outputs: Sequence[Output], until: float, ending: bool) -> Outcome:
-        """Give a batch to one output after the other, and return what became of it."""
+    def _offer(
+        self,
+        batch: Sequence[ReadableSpan],
+        redaction: Redaction | None,
+        outputs: Sequence[Output],
+        until: float,
+        ending: bool,
+    ) -> Outcome:
+        """Give a batch without its secrets to one output after the other, and return what became of it."""
         from .output import Loss, Outcome
 
-        if not outputs:
+        if not outputs or redaction is None:
             return Outcome(len(batch), [Loss(len(batch), "failure of the agent")])
         all_together = Outcome(len(batch))
         try:
+            spans = redaction.spans(batch)
             for self._stage, output in enumerate(outputs):
-                outcome = output.send(batch[: all_together.done], until, ending)
-                all_together.add(outcome)
+                all_together.add(output.send(spans[: all_together.done], until, ending))
         except Exception as error:
             contain("sending spans", error)
             all_together.losses = [Loss(all_together.done, "failure of the agent", repr(error))]
@@ -321,13 +342,24 @@ class Pipeline:
         ]
         if parts:
             self._said, self._said_at = totals, now
-            _say("spans dropped: " + ", ".join(parts))
+            self._say("spans dropped: " + ", ".join(parts))
+
+    def _say(self, message: str) -> None:
+        from .._log import logger
+        from .._secrets import without_secrets
+
+        logger().warning("%s", self._redaction.text(message) if self._redaction else without_secrets(message))
 
 
-def _say(message: str) -> None:
-    from .._log import logger
-
-    logger().warning(message)
+def _without_empty_lists(span: Any) -> None:
+    """Let an ended span take half the memory: a list of events or links has room for many, also where it has none."""
+    try:
+        if not span._events:
+            span._events = ()
+        if not span._links:
+            span._links = ()
+    except AttributeError:  # another SDK's insides
+        return
 
 
 def _open_outputs(config: Config, say: Callable[[str], None]) -> list[Output]:

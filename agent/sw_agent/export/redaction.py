@@ -47,7 +47,7 @@ class Redaction(Values):
                 context=span.context,
                 parent=span.parent,
                 resource=Resource({}),
-                attributes={"sw_agent.redaction": f"failed: {type(error).__name__}"},
+                attributes={"sw.redaction": f"failed: {type(error).__name__}"},
                 kind=span.kind,
                 status=Status(span.status.status_code),
                 start_time=span.start_time,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from _thread import allocate_lock
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 
@@ -15,11 +16,13 @@ from .stored import APPLICATION_ID, VERSION, check_file, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
     T = TypeVar("T")
 
+FORK_PATIENCE = 2.0  # seconds, for what takes milliseconds
 OPENING_PATIENCE = 2.0  # seconds to wait for another process that makes the file, at most
 BREATH = 0.001  # seconds between two batches, and between two looks whether another process has finished its own
 
@@ -42,16 +45,13 @@ CREATE TABLE IF NOT EXISTS spool (
 """
 
 
-# How many connections a process has to a file: while it has one, it must not open and close the file in another way.
-_open_here: dict[tuple[int, str], int] = {}
+_open_files: set[StoreFile] = set()
+_inherited: set[StoreFile] = set()
+_writing: LockType = allocate_lock()  # held while SQLite works in this process
 
 
 class StoreFile:
-    """The file at `path`, by a connection that is this process's own.
-
-    It is to be closed before anything is waited for: SQLite's locks do not survive a fork, and a connection that a
-    child inherits would hide that from SQLite there.
-    """
+    """The file at `path`, by a connection that is this process's own."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -67,43 +67,64 @@ class StoreFile:
         """
         while True:
             try:
-                with transaction(self._open_database(until)) as database:
+                with _writing, transaction(self._open_database(until)) as database:
                     result = work(database)
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or monotonic() > until:
+            except BaseException as error:
+                if not is_locked(error) or monotonic() > until:
                     self.close()
                     raise
                 sleep(BREATH)
-            except BaseException:
-                self.close()
-                raise
             else:
                 sleep(BREATH)  # or who has much to write would leave no gap for the others
                 return result
 
     def close(self) -> None:
         """Close the file."""
+        with _writing:
+            self._close()
+
+    def _close(self) -> None:
         database, self._database = self._database, None
+        _open_files.discard(self)
         if database is not None:
             # What was committed is safe; where closing fails, the next one to open the file does the rest.
             with suppress(sqlite3.Error):
                 database.close()
-            self._count(-1)
 
     def _open_database(self, until: float) -> sqlite3.Connection:
         if self._database is not None and self._identity != _identity(self.path):
-            self.close()  # somebody has deleted or replaced it
+            self._close()  # somebody has deleted or replaced it
         if self._database is None:
-            if not _open_here.get((os.getpid(), self.path)):
+            if not any(file.path == self.path for file in _open_files):
                 check_file(self.path)
             self._database = _open(self.path, max(0.0, min(until - monotonic(), OPENING_PATIENCE)))
             self._identity = _identity(self.path)
-            self._count(1)
+            _open_files.add(self)
         return self._database
 
-    def _count(self, change: int) -> None:
-        key = os.getpid(), self.path
-        _open_here[key] = _open_here.get(key, 0) + change
+
+# A fork: SQLite's locks do not survive it, and where a child inherits a connection SQLite takes them for its own there.
+
+
+def before_fork() -> bool:
+    """Close all files until the fork is over; return whether that was possible within `FORK_PATIENCE` seconds."""
+    if not _writing.acquire(timeout=FORK_PATIENCE):
+        return False
+    for file in list(_open_files):
+        file._close()
+    return True
+
+
+def after_fork_in_parent() -> None:
+    """Go on, where `before_fork` has returned true."""
+    _writing.release()
+
+
+def after_fork_in_child() -> None:
+    """Begin anew: a thread that is not there may hold the lock, and have had files open, which must stay so here."""
+    global _writing, _open_files, _inherited
+    _inherited = _open_files
+    _writing, _open_files = allocate_lock(), set()
 
 
 def _open(path: str, patience: float) -> sqlite3.Connection:
@@ -184,6 +205,11 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
+
+
+def is_locked(error: BaseException) -> bool:
+    """Return whether an exception only says that another process is writing."""
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

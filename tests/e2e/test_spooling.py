@@ -1,0 +1,304 @@
+"""A collector that is away, slow or in trouble: the program does not feel it, and every span arrives once, later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launched import Launched
+from receivers import grpc_collector, http_collector, nobody, silent_collector
+from sw_agent.export.stored import StoreError, read_spool
+
+Launch = Callable[..., Launched]
+
+SPANS = "for number in range(20):\n    with S(f'{number:02}'): pass\n"
+NAMES = [f"{number:02}" for number in range(20)]
+COLLECTORS = {"http/protobuf": http_collector, "grpc": grpc_collector}
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    launched: list[Launched] = []
+
+    def start(code: str, endpoint: str, **more: Any) -> Launched:
+        settings = {"SW_EXPORT_TO": "otlp", "SW_EXPORT_ENDPOINT": endpoint, "SW_AGENT_NAME": "shop", **more}
+        launched.append(Launched(tmp_path, code, **settings))
+        return launched[-1]
+
+    yield start
+    for each in launched:
+        each.close()
+
+
+def spooled(app: Launched) -> int:
+    try:
+        return sum(waiting.spans for waiting in read_spool(app.store))
+    except StoreError:  # not made yet
+        return 0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("protocol", COLLECTORS)
+def test_the_next_process_of_the_service_sends_what_is_left(launch: Launch, protocol: str) -> None:
+    with nobody() as endpoint:
+        app = launch(SPANS, endpoint, SW_EXPORT_PROTOCOL=protocol)
+        app.end_with_stderr()
+        assert spooled(app) == 20
+    with COLLECTORS[protocol]() as collector:
+        launch("with S('next'): pass", collector.endpoint, SW_EXPORT_PROTOCOL=protocol, SW_AGENT_NAME="other").end()
+        assert collector.names == ["next"]
+        launch("with S('next'): pass", collector.endpoint, SW_EXPORT_PROTOCOL=protocol).end()
+        assert collector.names == sorted([*NAMES, "next", "next"])
+        launch("with S('next'): pass", collector.endpoint, SW_EXPORT_PROTOCOL=protocol).end()
+        assert len(collector.names) == 23
+    assert spooled(app) == 0
+
+
+@pytest.mark.parametrize("protocol", COLLECTORS)
+def test_a_process_that_goes_on_sends_what_waits_when_the_collector_is_back(launch: Launch, protocol: str) -> None:
+    with COLLECTORS[protocol]() as first:
+        first.headers["Connection"] = "close"
+        endpoint = first.endpoint
+        app = launch(
+            "with S('before'): pass\ninput()\n" + SPANS + "print('ready')\ninput()",
+            endpoint,
+            SW_EXPORT_PROTOCOL=protocol,
+            SW_EXPORT_FLUSH_INTERVAL="0.05",
+        )
+        assert first.came.wait(60)
+    assert app.process.stdin is not None
+    app.process.stdin.write("\n")
+    app.process.stdin.flush()
+    assert app.read_line() == "ready"
+    wait_until(lambda: spooled(app) == 20)
+    with COLLECTORS[protocol](port=int(endpoint.rpartition(":")[2])) as back:
+        wait_until(lambda: spooled(app) == 0)
+        _, err = app.process.communicate("\n", timeout=60)
+        assert back.names == NAMES
+    assert err.count("\n") == 1
+    assert "the collector does not take spans" in err
+
+
+def test_processes_of_a_service_share_a_spool_and_send_everything_once(launch: Launch) -> None:
+    forks = """
+import os
+children = []
+for child in range(4):
+    pid = os.fork()
+    if not pid:
+        for number in range(50):
+            with S(f'{%r}.{child}.{number}'): pass
+        break
+    children.append(pid)
+else:
+    for pid in children: os.waitpid(pid, 0)
+"""
+    with nobody() as endpoint:
+        app = launch(forks % "away", endpoint)
+        app.end_with_stderr()
+        assert spooled(app) == 200
+    with http_collector() as collector:
+        launch(forks % "back", collector.endpoint).end()
+        launch("with S('last'): pass", collector.endpoint).end()
+        expected = [f"{when}.{child}.{n}" for when in ("away", "back") for child in range(4) for n in range(50)]
+        assert collector.names == sorted([*expected, "last"])
+
+
+@pytest.mark.parametrize("end", ["", "import os; os._exit(0)", "import os; os.execlp('true', 'true')"])
+def test_what_a_collector_that_hangs_has_not_taken_at_the_end_is_kept(launch: Launch, end: str) -> None:
+    with silent_collector() as endpoint:
+        app = launch(SPANS + end, endpoint, SW_EXPORT_EXIT_TIMEOUT="2", SW_EXPORT_TIMEOUT="60")
+        begun = time.monotonic()
+        app.end_with_stderr()
+        assert time.monotonic() - begun < 30
+    assert spooled(app) == 20
+
+
+def test_a_request_that_hangs_already_when_the_program_ends_is_kept_with_all_behind_it(launch: Launch) -> None:
+    with silent_collector() as endpoint:
+        app = launch(
+            SPANS + "print('ready')\ninput()\n" + SPANS,
+            endpoint,
+            SW_EXPORT_EXIT_TIMEOUT="2",
+            SW_EXPORT_TIMEOUT="60",
+            SW_EXPORT_FLUSH_INTERVAL="0.01",
+        )
+        assert app.read_line() == "ready"
+        wait_until(lambda: bool(established(app.process.pid)))
+        _, err = app.process.communicate("\n", timeout=60)
+    assert spooled(app) == 40
+    assert "no answer" in err
+
+
+def established(pid: int) -> list[str]:
+    """Return the TCP connections of a process."""
+    inodes = set()
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            inodes.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+        except OSError:  # closed meanwhile
+            continue
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    return [line for line in lines if f"socket:[{line.split()[9]}]" in inodes and line.split()[3] == "01"]
+
+
+def test_a_process_that_is_killed_while_the_collector_is_away_leaves_what_had_ended_before(launch: Launch) -> None:
+    with nobody() as endpoint:
+        app = launch(SPANS + "print('ready')\nimport time\ntime.sleep(60)", endpoint, SW_EXPORT_FLUSH_INTERVAL="0.05")
+        assert app.read_line() == "ready"
+        wait_until(lambda: spooled(app) == 20)
+        app.process.kill()
+        app.process.wait()
+    with http_collector() as collector:
+        launch("with S('next'): pass", collector.endpoint).end()
+        assert collector.names == sorted([*NAMES, "next"])
+
+
+def test_a_collector_that_asks_for_patience_at_the_end_gets_it(launch: Launch) -> None:
+    with http_collector() as collector:
+        collector.after = [503, 503]
+        app = launch(SPANS, collector.endpoint, SW_EXPORT_EXIT_TIMEOUT="30")
+        app.end()
+        assert collector.names == NAMES
+    assert spooled(app) == 0
+
+
+def test_the_spool_is_bounded_and_what_has_to_go_is_counted(launch: Launch) -> None:
+    program = "for number in range(400):\n    with S('span', attributes={'filler': 'x' * 1000}): pass\n"
+    with nobody() as endpoint:
+        app = launch(program, endpoint, SW_EXPORT_SPOOL_SIZE="200000", SW_EXPORT_BATCH_SIZE="50")
+        _, err = app.end_with_stderr()
+    waiting = spooled(app)
+    assert 0 < waiting < 200
+    assert f"spans dropped: {400 - waiting} spool full" in err
+
+
+def test_where_nothing_can_be_written_spans_wait_in_memory(launch: Launch) -> None:
+    with http_collector() as collector:
+        collector.status = 503
+        app = launch(
+            SPANS + "print('ready')\ninput()",
+            collector.endpoint,
+            SW_EXPORT_PATH="/proc/nothing/here.db",
+            SW_EXPORT_FLUSH_INTERVAL="0.05",
+        )
+        assert app.read_line() == "ready"
+        assert collector.came.wait(60)
+        collector.status = 200
+        wait_until(lambda: collector.names == NAMES)
+        _, err = app.process.communicate("\n", timeout=60)
+    assert err.count("\n") == 1
+    assert "which wait in memory (/proc/nothing/here.db: " in err
+
+
+def test_where_nothing_can_be_written_the_end_says_what_is_lost(launch: Launch) -> None:
+    with nobody() as endpoint:
+        app = launch(SPANS, endpoint, SW_EXPORT_SPOOL_SIZE="0")
+        _, err = app.end_with_stderr()
+    assert "which wait in memory (spool_size is 0)" in err
+    assert "spans dropped: 20 not sent in time" in err
+    assert not os.path.exists(app.store)
+
+
+def test_sigterm_during_an_outage_keeps_everything_and_kills(launch: Launch) -> None:
+    with nobody() as endpoint:
+        app = launch(SPANS + "print('ready')\nimport time\ntime.sleep(60)", endpoint, SW_EXPORT_FLUSH_INTERVAL="60")
+        assert app.read_line() == "ready"
+        app.process.terminate()
+        app.end_with_stderr(-signal.SIGTERM)
+    assert spooled(app) == 20
+
+
+def test_a_fork_in_the_midst_of_a_request_sends_nothing_twice_and_does_not_hang(launch: Launch) -> None:
+    with http_collector() as collector:
+        collector.answer.clear()
+        app = launch(
+            SPANS
+            + """
+print('ready')
+input()
+import os
+pid = os.fork()
+with S('child' if not pid else 'parent'): pass
+if pid:
+    print('forked')
+    os.waitpid(pid, 0)
+""",
+            collector.endpoint,
+            PYTHONWARNINGS="ignore:This process:DeprecationWarning",
+            SW_EXPORT_FLUSH_INTERVAL="0.01",
+        )
+        assert app.read_line() == "ready"
+        assert collector.came.wait(60)
+        assert app.process.stdin is not None
+        app.process.stdin.write("\n")
+        app.process.stdin.flush()
+        assert app.read_line() == "forked"
+        collector.answer.set()
+        app.end()
+        assert collector.names == sorted([*NAMES, "child", "parent"])
+        pids = {resource["process.pid"] for resource in collector.resources()}
+        instances = {resource["service.instance.id"] for resource in collector.resources()}
+        assert (len(pids), len(instances)) == (2, 2)
+
+
+def test_a_fork_with_a_full_queue_leaves_the_queue_to_the_parent(launch: Launch) -> None:
+    with http_collector() as collector:
+        app = launch(
+            """
+import os
+for number in range(1000):
+    with S(str(number)): pass
+pid = os.fork()
+if pid: os.waitpid(pid, 0)
+else:
+    for number in range(1000, 2000):
+        with S(str(number)): pass
+""",
+            collector.endpoint,
+            SW_EXPORT_FLUSH_INTERVAL="60",
+            SW_EXPORT_QUEUE_SIZE="1000",
+            SW_EXPORT_BATCH_SIZE="1000",
+        )
+        app.end()
+        assert sorted(map(int, collector.names)) == list(range(2000))
+
+
+def test_a_fork_while_other_threads_send_and_hold_locks_never_hangs(launch: Launch) -> None:
+    with http_collector() as collector:
+        app = launch(
+            """
+import os, threading
+stop = threading.Event()
+def busy():
+    while not stop.wait(0.001):
+        with S('busy'): pass
+threads = [threading.Thread(target=busy) for _ in range(3)]
+for thread in threads: thread.start()
+for child in range(20):
+    pid = os.fork()
+    if not pid:
+        with S(f'child {child}'): pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+stop.set()
+for thread in threads: thread.join()
+""",
+            collector.endpoint,
+            PYTHONWARNINGS="ignore:This process:DeprecationWarning",
+            SW_EXPORT_FLUSH_INTERVAL="0.01",
+        )
+        app.end()
+        assert [name for name in collector.names if name != "busy"] == sorted(f"child {child}" for child in range(20))
