@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo demo-shop test compat lint format bench clean
+.PHONY: help demo demo-shop test soak compat lint format bench clean
 
 help:
 	@echo "make demo        run examples/quickstart under the agent and show its trace"
@@ -13,6 +13,7 @@ help:
 	@echo "make test        run all tests with $(PYTHON)"
 	@echo "make test-3.12   run all tests with another Python (3.10 to 3.13), if it is installed"
 	@echo "make test-3.14   run all tests with Debian's Python (3.14, 3.15), in a folder made here; needs root"
+	@echo "make soak        record at full speed for SECONDS=600 before a collector that fails in every way"
 	@echo "make compat      run public test suites plain and under the agent, and compare them"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff format the code"
@@ -36,6 +37,10 @@ test-%:
 
 test-3.14 test-3.15: test-%:
 	@sh .ci/debian-python $* make --no-print-directory test PYTHON=python$* VENV=.venv-$*
+
+SECONDS ?= 600
+soak: $(VENV)/.installed-dev
+	cd tests && ../$(BIN)/python soak.py $(SECONDS)
 
 SUITES ?=
 compat: $(VENV)/.installed

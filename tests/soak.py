@@ -145,7 +145,9 @@ def main(seconds: float) -> int:
     settings = {
         "SW_EXPORT_TO": "otlp",
         "SW_EXPORT_ENDPOINT": f"http://127.0.0.1:{collector.port}",
-        "SW_EXPORT_TIMEOUT": "2",
+        # Who gives up before a slow collector has answered sends again what that has taken: the span arrives twice.
+        "SW_EXPORT_TIMEOUT": "30",
+        "SW_EXPORT_EXIT_TIMEOUT": "30",
         "SW_AGENT_NAME": "soak",
         "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",
     }

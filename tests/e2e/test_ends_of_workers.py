@@ -406,10 +406,6 @@ else:
     needs_uwsgi = pytest.mark.skipif(sys.platform == "win32", reason="uWSGI needs fork")
 
 
-unheard = pytest.mark.xfail(reason="uWSGI forks, and Python does not hear of it: the ids of its workers are the same")
-unheard_and_slow = pytest.mark.xfail(reason="uWSGI forks, and Python does not hear of it: this waits long", run=False)
-
-
 @pytest.fixture
 def uwsgi(start: Start, tmp_path: Path, stack: ExitStack) -> Serve:
     def serve(*options: str, **environ: str) -> Server:
@@ -441,11 +437,10 @@ def wait_until_idle(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "number"),
     [
-        pytest.param("", signal.SIGINT, marks=unheard),
-        pytest.param("--enable-threads", signal.SIGTERM, marks=unheard),
-        pytest.param("--lazy-apps", signal.SIGTERM, marks=unheard),
-        pytest.param("--lazy-apps --enable-threads", signal.SIGINT, marks=unheard),
-        ("--py-call-uwsgi-fork-hooks", signal.SIGTERM),
+        ("", signal.SIGINT),
+        ("--enable-threads", signal.SIGTERM),
+        ("--lazy-apps", signal.SIGTERM),
+        ("--lazy-apps --enable-threads", signal.SIGINT),
     ],
 )
 def test_uwsgis_workers_have_delivered_when_it_is_stopped(
@@ -459,7 +454,6 @@ def test_uwsgis_workers_have_delivered_when_it_is_stopped(
 
 
 @needs_uwsgi
-@unheard
 def test_uwsgis_workers_have_delivered_when_it_is_stopped_gracefully(uwsgi: Serve) -> None:
     """A worker that is at a request ends it first."""
     server = uwsgi("--processes", "2", GRACEFULLY)
@@ -471,7 +465,6 @@ def test_uwsgis_workers_have_delivered_when_it_is_stopped_gracefully(uwsgi: Serv
 
 
 @needs_uwsgi
-@unheard_and_slow
 def test_a_worker_of_uwsgis_that_is_stopped_at_a_request_has_delivered_what_ended_an_interval_before(
     uwsgi: Serve,
 ) -> None:
@@ -485,7 +478,6 @@ def test_a_worker_of_uwsgis_that_is_stopped_at_a_request_has_delivered_what_ende
 
 
 @needs_uwsgi
-@unheard_and_slow
 def test_uwsgis_workers_have_delivered_when_they_are_recycled(uwsgi: Serve, tmp_path: Path) -> None:
     server = uwsgi("--processes", "1", AT_ONCE, "--max-requests", "2", "--min-worker-lifetime", "0")
     recycled = [server.ask().finish() for _ in range(2)]
@@ -498,7 +490,6 @@ def test_uwsgis_workers_have_delivered_when_they_are_recycled(uwsgi: Serve, tmp_
 
 
 @needs_uwsgi
-@unheard_and_slow
 def test_a_span_that_ends_before_uwsgi_forks_is_its_masters_and_holds_no_worker_up(
     uwsgi: Serve, tmp_path: Path
 ) -> None:

@@ -302,3 +302,94 @@ for thread in threads: thread.join()
         )
         app.end()
         assert [name for name in collector.names if name != "busy"] == sorted(f"child {child}" for child in range(20))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux, to see its memory")
+@pytest.mark.parametrize("away", [False, True])
+def test_a_burst_loses_nothing_and_takes_little_memory(launch: Launch, away: bool) -> None:
+    burst = """
+import re
+def most_memory():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1000
+with S("first"): pass
+trace.get_tracer_provider().force_flush()
+before = most_memory()
+for number in range(50_000):
+    with S("burst", attributes={f"key{n}": n + number for n in range(8)}): pass
+trace.get_tracer_provider().force_flush(60_000)
+print(most_memory() - before)
+"""
+    with http_collector() as collector:
+        if away:
+            collector.status = 503
+        app = launch(burst, collector.endpoint)
+        out, err = app.end_with_stderr()
+        assert float(out) < 150  # MB
+        assert "dropped" not in err
+        assert len(collector.names) == (0 if away else 50_001)
+    assert spooled(app) == (50_001 if away else 0)
+
+
+VALUES = r"""
+values = {
+    "bytes": b"\xff\x00", "none": None, "nested": {"a": [1, {"b": (2, None)}]}, "long": 10**30,
+    "negative": -(2**63) - 1,
+    "huge": 10**5000, "surrogate": "a\ud800b", "nan": float("nan"), "infinite": float("inf"), "mixed": [1, "a", None],
+    "text": "x" * 10_000_000, "": "no key", "\ud800": "odd key", 7: "number key", "deep": [[[[[[1]]]]]],
+    "bool": True, "many": list(range(10_000)), "set": {1}, "object": object(),
+}
+import logging
+logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # what OpenTelemetry says of them
+for key, value in values.items():
+    with S("span") as span:
+        span.set_attribute(key, value)
+        span.add_event("event", {key: value})
+        span.set_attribute("last", 1)
+for name in ("\ud800", "x" * 1_000_000, ""):
+    with S(name) as span:
+        span.set_status(trace.StatusCode.ERROR, name)
+        span.record_exception(ValueError(name))
+print(len(values) + 3)
+"""
+
+
+@pytest.mark.parametrize("to", ["otlp", "local", "grpc"])
+def test_no_value_of_the_programs_loses_a_span(launch: Launch, to: str) -> None:
+    protocol = "grpc" if to == "grpc" else "http/protobuf"
+    with COLLECTORS[protocol]() as collector:
+        app = launch(
+            VALUES,
+            collector.endpoint,
+            SW_EXPORT_TO="local" if to == "local" else "otlp",
+            SW_EXPORT_PROTOCOL=protocol,
+            SW_EXPORT_EXIT_TIMEOUT="30",
+        )
+        out, err = app.end_with_stderr()
+        assert err == ""
+        assert len(app.names() if to == "local" else collector.names) == int(out)
+
+
+def test_the_limits_of_opentelemetry_count(launch: Launch) -> None:
+    with http_collector() as collector:
+        app = launch(
+            """
+import logging
+logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+with S("span", attributes={str(n): "x" * 100 for n in range(20)}) as span:
+    for number in range(20):
+        span.add_event(str(number), {str(n): "y" * 100 for n in range(20)})
+        span.add_link(trace.SpanContext(number + 1, 1, is_remote=True))
+""",
+            collector.endpoint,
+            OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="5",
+            OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT="10",
+            OTEL_SPAN_EVENT_COUNT_LIMIT="3",
+            OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT="2",
+            OTEL_SPAN_LINK_COUNT_LIMIT="4",
+        )
+        app.end()
+        (span,) = collector.spans
+        assert (len(span.attributes), len(span.events), len(span.links)) == (5, 3, 4)
+        assert {len(attribute.value.string_value) for attribute in span.attributes if attribute.key.isdecimal()} <= {10}
+        assert {len(event.attributes) for event in span.events} == {2}
+        assert (span.dropped_events_count, span.dropped_links_count) == (17, 16)

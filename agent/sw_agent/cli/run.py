@@ -52,6 +52,11 @@ _FLAGS = {
     "--debug": ("SW_AGENT_LOGGING_LEVEL", "DEBUG"),
 }
 
+# uWSGI forks its workers in C, and calls Python's fork hooks only where it is told to. It reads its options from the
+# environment too.
+UWSGI = ("uwsgi", "pyuwsgi")
+FORKS_AS_PYTHON_DOES = ("UWSGI_PY_CALL_UWSGI_FORK_HOOKS", "true")
+
 
 class _UsageError(Exception):
     pass
@@ -204,6 +209,8 @@ def prepare(environ: dict[str, str], config: Config, command: Sequence[str]) -> 
         environ["SW_AGENT_CONFIG"] = os.path.abspath(config.file)
     if environ.get("SW_EXPORT_PATH"):
         environ["SW_EXPORT_PATH"] = config.path  # absolute: the program may change its folder
+    if environ["SW_AGENT_COMMAND"] in UWSGI:
+        environ.setdefault(*FORKS_AS_PYTHON_DOES)
     set_python_path(environ, bootstrap_folder())
 
 

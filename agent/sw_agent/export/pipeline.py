@@ -92,9 +92,11 @@ class Pipeline:
         try:
             # Past the lock and the checks of `set_attributes`, which take longer than all else here: nobody else has
             # the span yet, and the values need no check.
-            attributes: Any = span._attributes._dict  # type: ignore[union-attr]
-            attributes["thread.id"] = thread_id
-            attributes["thread.name"] = thread_name
+            bounded: Any = span._attributes
+            attributes = bounded._dict
+            if len(attributes) + 2 <= bounded.maxlen:  # what the program says of a span comes first
+                attributes["thread.id"] = thread_id
+                attributes["thread.name"] = thread_name
         except (AttributeError, TypeError):  # another SDK's insides
             span.set_attributes({"thread.id": thread_id, "thread.name": thread_name})
 

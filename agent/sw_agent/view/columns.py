@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from .axis import BAR, REST, Axis
-from .notes import FAILED, FOLLOWS, RECORDED, notes
+from .notes import FAILED, FOLLOWS, OPEN, RECORDED, notes
 from .places import place
 from .tree import Fold, Row
 from .wording import count, duration, fit, printable, shortened, wrapped
@@ -25,7 +25,7 @@ PLAIN, FAINT, BOLD = Style.null(), Style(dim=True), Style(bold=True)
 RED, BOLD_RED, YELLOW = Style(color="red"), Style(color="red", bold=True), Style(color="yellow")
 _HUES = ("cyan", "green", "blue", "yellow", "magenta")
 _OF_PLACES = [Style(color=hue) for hue in (*_HUES, *(f"bright_{hue}" for hue in _HUES))]
-_OF_NOTES = {FAILED: ("", RED), RECORDED: ("! ", YELLOW), FOLLOWS: ("↳ ", FAINT)}
+_OF_NOTES = {FAILED: ("", RED), RECORDED: ("! ", YELLOW), OPEN: ("… ", YELLOW), FOLLOWS: ("↳ ", FAINT)}
 _NARROW = 80
 GAP = "  "
 _LINES_OF_A_NOTE = 3

@@ -1,4 +1,4 @@
-"""What is said under a span: the exception that failed it, an exception that it got over, the spans it follows."""
+"""What is said under a span: what failed it, what it got over, that nobody has ended it, the spans it follows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from ..export.store import StoredSpan
 
-FAILED, RECORDED, FOLLOWS = "failed", "recorded", "follows"
+FAILED, RECORDED, OPEN, FOLLOWS = "failed", "recorded", "open", "follows"
+INCOMPLETE = "sw.incomplete"  # what `export.incomplete` says of a span
 
 
 def notes(row: Row, by_id: Mapping[str, StoredSpan]) -> list[tuple[str, str]]:
@@ -24,6 +25,8 @@ def notes(row: Row, by_id: Mapping[str, StoredSpan]) -> list[tuple[str, str]]:
     below = {exception for under in row.rows_under if isinstance(under, Row) for exception in _exceptions(under.span)}
     kind = FAILED if span.status == "ERROR" else RECORDED
     found = [(kind, exception) for exception in _exceptions(span) if exception not in below]
+    if span.attributes.get(INCOMPLETE):
+        found.append((OPEN, "incomplete: still open when the program ended"))
     return found + [(FOLLOWS, _follows(link, span, by_id)) for link in span.links]
 
 
