@@ -192,6 +192,8 @@ def main(seconds: float) -> int:
     )
     good = sum(begun.values()) == arrived + lost and not collector.twice and growth < MOST_GROWTH and status == 0
     if not good:
+        short = {who: count - sum(collector.arrived[who]) for who, count in begun.items()}
+        print(f"not arrived, of each producer: { {who: count for who, count in short.items() if count} }")
         print("\n".join(line for line in output if not line.startswith("in ")))
     return 0 if good else 1
 

@@ -41,6 +41,10 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
     _log.configure(config.logging_level)
     from . import _detaching, _lifecycle, _provider
 
+    if config.logging_level == "DEBUG":
+        from . import _snapshot_books
+
+        _snapshot_books.keep()
     _provider.configure(config)
     _lifecycle.start(config)
     _imports.when_imported("opentelemetry.context", snapshot.bind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _sigterm
+from . import _log, _sigterm
 from ._containment import contain
 from ._patching import Patch
 from .export.pipeline import Pipeline
@@ -96,6 +96,8 @@ def _end(error: BaseException | None = None) -> None:
         for callback in _before_end:
             callback(error)
         pipeline.end(_config.exit_timeout)
+        if (snapshot_books := sys.modules.get("sw_agent._snapshot_books")) is not None:
+            _log.debug("the books of this process: %s; %s", pipeline.books, snapshot_books.say())
     except KeyboardInterrupt:
         pass  # whoever presses Ctrl-C again does not want to wait for spans
     except Exception as failure:

@@ -119,9 +119,9 @@ class Piped:
 
     def assert_balanced(self) -> None:
         pipeline = self.pipeline
-        assert pipeline.started == pipeline.ended + len(pipeline._open) + pipeline.forgotten
-        assert pipeline.ended == (
-            pipeline.delivered + pipeline.waiting + pipeline.spooled + sum(pipeline.dropped.values())
+        assert pipeline.books.started == pipeline.books.ended + len(pipeline._open) + pipeline.books.forgotten
+        assert pipeline.books.ended == (
+            pipeline.books.delivered + pipeline.waiting + pipeline.books.spooled + sum(pipeline.books.dropped.values())
         )
 
 
@@ -181,7 +181,7 @@ def test_spans_leave_in_batches_of_the_configured_size(output: Kept) -> None:
     assert "".join(output.names) == "abcdefgh"
     assert max(map(len, output.batches)) == 3
     piped.assert_balanced()
-    assert piped.pipeline.delivered == 8
+    assert piped.pipeline.books.delivered == 8
 
 
 def test_a_full_batch_leaves_without_waiting_for_the_interval(output: Kept) -> None:
@@ -205,12 +205,12 @@ def test_the_program_does_not_wait_for_an_output_that_hangs(output: Kept, said: 
     assert output.asked.wait(FOREVER)
     piped.spans(*(str(number) for number in range(15)))
     piped.assert_balanced()
-    assert piped.pipeline.dropped == {"queue full": 5}
+    assert piped.pipeline.books.dropped == {"queue full": 5}
     assert not piped.pipeline.flush(0.01)
     output.may_send.set()
     assert piped.pipeline.flush(FOREVER)
     piped.assert_balanced()
-    assert piped.pipeline.delivered == 12
+    assert piped.pipeline.books.delivered == 12
     assert said() == ["spans dropped: 5 queue full"]
 
 
@@ -222,8 +222,8 @@ def test_what_an_output_loses_is_counted_by_reason_and_said_once_a_minute_and_at
     for _ in range(3):
         piped.spans("a", "b")
         assert piped.pipeline.flush(FOREVER)
-    assert piped.pipeline.dropped == {"not taken": 3}
-    assert piped.pipeline.delivered == 3
+    assert piped.pipeline.books.dropped == {"not taken": 3}
+    assert piped.pipeline.books.delivered == 3
     piped.assert_balanced()
     assert said() == ["spans dropped: 1 not taken (down since noon)"]
     piped.pipeline.end(FOREVER)
@@ -241,7 +241,7 @@ def test_an_output_that_raises_loses_its_batch_and_no_other(
     piped.spans("b")
     assert piped.pipeline.flush(FOREVER)
     assert output.names == ["b"]
-    assert piped.pipeline.dropped == {"failure of the agent": 1}
+    assert piped.pipeline.books.dropped == {"failure of the agent": 1}
     assert [record.getMessage() for record in agent_errors] == ["sending spans failed; the program goes on without it"]
     agent_errors.clear()
 
@@ -252,7 +252,7 @@ def test_a_span_that_is_not_sampled_is_neither_sent_nor_counted(output: Kept) ->
     piped.tracer = piped.provider.get_tracer("off")
     piped.spans("a")
     assert piped.pipeline.flush(FOREVER)
-    assert (piped.pipeline.started, output.batches) == (0, [])
+    assert (piped.pipeline.books.started, output.batches) == (0, [])
 
 
 def test_a_span_that_ends_twice_over_two_providers_is_sent_once(output: Kept) -> None:
@@ -272,7 +272,7 @@ def test_spans_of_many_threads_are_all_sent_and_the_books_balance(output: Kept) 
         thread.join()
     assert piped.pipeline.flush(FOREVER)
     piped.assert_balanced()
-    assert piped.pipeline.delivered == len(output.names) == 4000
+    assert piped.pipeline.books.delivered == len(output.names) == 4000
 
 
 # The worker
@@ -377,7 +377,7 @@ def test_the_end_waits_no_longer_than_it_may_and_says_what_is_left(output: Kept,
     assert output.asked.wait(FOREVER)
     piped.spans("b", "c")
     piped.pipeline.end(0.01)
-    assert piped.pipeline.dropped == {"not sent in time": 3}
+    assert piped.pipeline.books.dropped == {"not sent in time": 3}
     assert said() == ["spans dropped: 3 not sent in time (exit_timeout is 60 s)"]
     piped.assert_balanced()
 
@@ -391,10 +391,10 @@ def test_what_the_worker_hangs_with_at_the_end_is_kept_aside_and_all_that_waits_
     piped.spans("b", "c", "d")
     piped.pipeline.end(0.01)
     assert output.kept_aside == ["a", "b", "c", "d"]
-    assert (piped.pipeline.spooled, piped.pipeline.delivered, piped.pipeline.dropped) == (4, 0, {})
+    assert (piped.pipeline.books.spooled, piped.pipeline.books.delivered, piped.pipeline.books.dropped) == (4, 0, {})
     output.may_send.set()
     assert output.ended.wait(FOREVER)
-    assert (piped.pipeline.spooled, piped.pipeline.delivered) == (4, 0)
+    assert (piped.pipeline.books.spooled, piped.pipeline.books.delivered) == (4, 0)
     piped.assert_balanced()
 
 
@@ -412,7 +412,7 @@ def test_spans_that_are_open_at_the_end_leave_as_incomplete_and_only_once(output
     assert left.start_time is not None
     assert left.end_time is not None
     assert left.end_time >= left.start_time
-    assert (piped.pipeline.ended, piped.pipeline.dropped) == (2, {})
+    assert (piped.pipeline.books.ended, piped.pipeline.books.dropped) == (2, {})
     piped.assert_balanced()
 
 
@@ -423,12 +423,12 @@ def test_a_span_that_nobody_ends_or_keeps_is_neither_kept_alive_nor_sent(output:
     gc.collect()
     piped.spans("a")
     assert piped.pipeline.flush(FOREVER)
-    assert piped.pipeline.forgotten == 3000
+    assert piped.pipeline.books.forgotten == 3000
     piped.tracer.start_span("forgotten")
     gc.collect()
     piped.pipeline.end(FOREVER)
     assert output.names == ["a"]
-    assert piped.pipeline.forgotten == 3001
+    assert piped.pipeline.books.forgotten == 3001
     piped.assert_balanced()
 
 
@@ -441,7 +441,7 @@ def test_what_an_output_cannot_take_now_stays_in_the_queue_in_its_order(output: 
     output.takes = math.inf
     assert piped.pipeline.flush(FOREVER)
     assert output.names == ["a", "b", "c"]
-    assert piped.pipeline.delivered == 3
+    assert piped.pipeline.books.delivered == 3
     piped.assert_balanced()
 
 
@@ -450,7 +450,7 @@ def test_what_is_spooled_counts_neither_as_delivered_nor_as_waiting(output: Kept
     output.spools = True
     piped.spans("a", "b")
     assert piped.pipeline.flush(FOREVER)
-    assert (piped.pipeline.spooled, piped.pipeline.delivered, piped.pipeline.waiting) == (2, 0, 0)
+    assert (piped.pipeline.books.spooled, piped.pipeline.books.delivered, piped.pipeline.waiting) == (2, 0, 0)
     piped.assert_balanced()
 
 
@@ -472,7 +472,7 @@ def test_an_ended_pipeline_takes_no_more_spans_and_has_no_thread(output: Kept) -
     assert output.names == ["a"]
     assert output.closed == 1
     assert not piped.pipeline.worker._running.locked()
-    assert piped.pipeline.dropped == {"the agent has ended": 1}
+    assert piped.pipeline.books.dropped == {"the agent has ended": 1}
 
 
 def test_shutting_a_provider_down_sends_and_goes_on(output: Kept) -> None:

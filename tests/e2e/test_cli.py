@@ -348,6 +348,20 @@ def test_doctor_finds_a_store_that_cannot_be_used(doctor, tmp_path):
         assert report["problems"][0].startswith(f"the local store {path} cannot be used: ")
 
 
+def test_doctor_shows_what_waits_for_a_collector(doctor, sw_python, tmp_path):
+    path = str(tmp_path / "traces.db")
+    settings = {"SW_EXPORT_PATH": path, "SW_EXPORT_TO": "otlp", "SW_EXPORT_ENDPOINT": "http://127.0.0.1:9"}
+    program = "from opentelemetry import trace\nfor _ in range(3): trace.get_tracer('t').start_span('work').end()"
+    sw_python("run", "--service", "shop", "-c", program, **settings)
+
+    report, _ = doctor(**settings)
+    text = sw_python("doctor", **settings).stdout
+
+    (waiting,) = report["spool"]
+    assert (waiting["service"], waiting["spans"]) == ("shop", 3)
+    assert f"shop  3 spans, {waiting['bytes']} bytes, since 20" in text
+
+
 def test_doctor_names_a_wrong_configuration(doctor, sw_python):
     report, status = doctor(SW_EXPORT_TO="oltp")
 

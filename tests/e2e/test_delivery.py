@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -272,6 +273,45 @@ def test_a_program_without_stderr_ends_well(launch: Launch) -> None:
             SW_EXPORT_ENDPOINT=endpoint,
         )
         assert app.end_with_stderr() == ("", "")
+
+
+BOOKS = """
+import asyncio, multiprocessing, sw_agent, threading
+
+def main():
+    with S("outer"):
+        for _ in range(3):
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+        timer = threading.Timer(1000, int)
+        timer.start()
+        timer.cancel()
+        timer.join()
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            pool.map(abs, range(4))
+        sw_agent.capture().run(int)
+        sw_agent.capture()
+    tracer.start_span("forgotten")
+
+if __name__ == "__main__":
+    main()
+    with S("holder"):
+        held = sw_agent.capture()
+"""
+
+
+def test_with_debug_the_books_are_said_and_they_balance(launch: Launch) -> None:
+    _, err = launch(BOOKS, "--debug").end_with_stderr()
+    (said,) = (line for line in err.splitlines() if "the books of this process" in line and "1 forgotten" in line)
+    assert "spans: 3 started = 2 ended + 0 open + 1 forgotten; 2 ended = 2 delivered + 0 spooled + 0 dropped" in said
+    numbers = re.search(r"snapshots: (\d+) captured = (\d+) restored \+ (\d+) dropped \+ (\d+) waiting", said)
+    assert numbers is not None
+    captured, restored, dropped, waiting = map(int, numbers.groups())
+    assert captured == restored + dropped + waiting
+    assert waiting == 1  # the one that the program holds
+    assert restored >= 4
+    assert dropped >= 2
 
 
 def test_what_the_program_logs_stays_its_own(launch: Launch) -> None:

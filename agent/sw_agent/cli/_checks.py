@@ -109,6 +109,16 @@ def store(config: Config) -> dict[str, Any]:
     return result
 
 
+def spool(config: Config) -> list[dict[str, Any]]:
+    """Look at what waits in the local store's file for collectors: of each service how much, and since when."""
+    from ..export.stored import StoreError, read_spool
+
+    try:
+        return [waiting._asdict() for waiting in read_spool(config.path)]
+    except StoreError:  # none was made yet, or `store` says what is wrong with it
+        return []
+
+
 def unknown_variables(environ: Mapping[str, str], entries: Mapping[str, PluginEntry]) -> dict[str, str | None]:
     """Return the SW_* variables that mean nothing to the agent, each with the valid name nearest to it."""
     valid = {variable for key in KEYS for variable in key.variables} | set(INTERNAL)

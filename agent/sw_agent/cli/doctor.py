@@ -2,8 +2,8 @@
 
 `--json` prints one object: `healthy`, `problems` and `notes` (arrays of text), `configuration` (by key: `value` and
 `source`; null where it is wrong), `file`, `interpreter`, `versions`, `bootstrap`, `collector` (null where spans go to
-none), `store`, `plugins` (as `sw-python plugins --json`) and `unknown_variables` (each with the nearest valid name, or
-null). What is secret is REDACTED in all of it.
+none), `store`, `spool` (for each `service`: `spans`, `bytes`, `oldest_ns`), `plugins` (as `sw-python plugins --json`)
+and `unknown_variables` (each with the nearest valid name, or null). What is secret is REDACTED in all of it.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def examine(environ: Mapping[str, str], said_as: Mapping[str, str]) -> dict[str,
         "bootstrap": bootstrap_folder(),
         "collector": None,
         "store": None,
+        "spool": [],
         "plugins": [],
         "unknown_variables": _checks.unknown_variables(environ, entries),
     }
@@ -103,6 +104,7 @@ def _examine_configured(config: Config, entries: Mapping[str, PluginEntry], repo
     if report["collector"] and not report["collector"]["reachable"]:
         problems.append(f"no collector answers at {report['collector']['endpoint']}: {report['collector']['why']}")
     report["store"] = _checks.store(config)
+    report["spool"] = _checks.spool(config)
     if report["store"]["why"] and "local" in config.to:
         problems.append(f"the local store {config.path} cannot be used: {report['store']['why']}")
 
@@ -163,12 +165,21 @@ def _print(report: dict[str, Any]) -> None:
     if store:
         state = f"{store['bytes']:,} bytes" if store["exists"] else "not there yet"
         section("local store", {store["path"]: f"{state}, {'writable' if store['writable'] else store['why']}"})
+    if report["spool"]:
+        section("waiting for their collectors", dict(map(_waiting, report["spool"])))
     if report["plugins"]:
         section("plugins", {it["name"]: ": ".join(filter(None, (it["state"], it["why"]))) for it in report["plugins"]})
     for title, style in (("notes", "yellow"), ("problems", "bold red")):
         if report[title]:
             show(Text(f"\n{title}", style=style), *(Text(f"  {text}") for text in report[title]))
     show(Text("\nall is well" if report["healthy"] else "\nsomething is wrong: see problems", style="bold"))
+
+
+def _waiting(found: Mapping[str, Any]) -> tuple[str, str]:
+    from ..view.wording import count, moment
+
+    since = f"since {moment(found['oldest_ns'])}"
+    return found["service"], f"{count(found['spans'], 'span')}, {found['bytes']:,} bytes, {since}"
 
 
 def _text(value: object) -> str:

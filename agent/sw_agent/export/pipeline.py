@@ -13,6 +13,7 @@ from time import monotonic
 
 from .. import _sigterm
 from .._containment import contain
+from .books import Books
 from .worker import Worker
 
 TYPE_CHECKING = False
@@ -36,14 +37,7 @@ FORGOTTEN = 1000  # open spans after which those are looked for that have gone w
 
 
 class Pipeline:
-    """The agent's span processor; in everything but its bases an `opentelemetry.sdk.trace.SpanProcessor`.
-
-    The books of a process: `started` = `ended` + open + `forgotten`, which nobody has ended or kept; `ended` =
-    `delivered` + `waiting` + `spooled` + dropped. A span counts as delivered when every output has taken it, as spooled
-    when it waits on disk. The spool is shared: over all processes, `spooled` = `resent` + what is in there +
-    `dropped_in_spool`. The counters are plain integers: `+= 1` on an attribute is not interrupted in CPython 3.10 and
-    later, which switches threads at calls and backward jumps only.
-    """
+    """The agent's span processor; in everything but its bases an `opentelemetry.sdk.trace.SpanProcessor`."""
 
     def __init__(self, config: Config, open_outputs: Opener | None = None) -> None:
         self._config = config
@@ -67,15 +61,10 @@ class Pipeline:
         self._inherited = getattr(self, "_outputs", None)
         self._outputs: list[Output] | None = None
         self._redaction: Redaction | None = None
-        self._details: dict[str, str] = {}
-        self._said: dict[str, int] = {}
         self._said_at: float | None = None
         self._sending_until: float | None = None  # when the program ends
         self._closed = False
-        self._takes_spans = bool(self._config.to)
-        self.started = self.forgotten = self.ended = self.delivered = self.spooled = self.resent = 0
-        self.dropped: dict[str, int] = {}
-        self.dropped_in_spool: dict[str, int] = {}
+        self.books = Books()
 
     # What the program's threads call
 
@@ -84,9 +73,9 @@ class Pipeline:
         context: Any = span.context
         if not context.trace_flags & SAMPLED:
             return
-        self.started += 1
+        self.books.started += 1
         self._open[context.span_id] = ref(span)
-        if not _sigterm.wanted and self._takes_spans:
+        if not _sigterm.wanted and self._config.to:
             _sigterm.catch()
         thread_id, thread_name = _current_thread()
         try:
@@ -107,12 +96,15 @@ class Pipeline:
         """Queue the span, unless it began in another process and was inherited over a fork."""
         if self._open.pop(span.context.span_id, None) is None:
             return
-        self.ended += 1
+        books = self.books
+        books.ended += 1
         waiting = len(self._queue)
-        if not self._takes_spans:
-            self._drop(1, "the agent has ended" if self._closed else "no output")
+        if self._closed:
+            books.too_late += 1
+        elif not self._config.to:
+            books.without_output += 1
         elif waiting >= self._size:
-            self._drop(1, "queue full")
+            books.queue_full += 1
         else:
             _without_empty_lists(span)
             self._queue.append(span)
@@ -153,7 +145,7 @@ class Pipeline:
         finally:
             self._sending_until = None
         if self.waiting:
-            self._drop(self.waiting, "not sent in time", f"exit_timeout is {self._config.exit_timeout:g} s")
+            self.books.drop(self.waiting, "not sent in time", f"exit_timeout is {self._config.exit_timeout:g} s")
             self._queue.clear()
             self._sending = 0
         self._say_drops(last=True)
@@ -165,7 +157,6 @@ class Pipeline:
         self._queue_open_spans()
         finished = self.flush_finally(timeout)
         self._closed = True
-        self._takes_spans = False
         if finished and self.worker.pause(max(0.05, deadline - monotonic())):
             self.worker.resume()
 
@@ -173,8 +164,8 @@ class Pipeline:
         """Let the spans that nobody has ended leave as they are; where they end later, they have left."""
         begun, self._open = self._open, {}
         spans = [span for span in (reference() for reference in begun.values()) if span is not None]
-        self.forgotten += len(begun) - len(spans)
-        if not spans or not self._takes_spans:
+        self.books.forgotten += len(begun) - len(spans)
+        if not spans or not self._config.to:
             return
         from .incomplete import as_it_is
 
@@ -184,7 +175,7 @@ class Pipeline:
             except Exception as error:
                 contain("a span that is still open", error)
             else:
-                self.ended += 1
+                self.books.ended += 1
         self.worker.begin()
 
     def _keep(self, deadline: float) -> None:
@@ -202,7 +193,7 @@ class Pipeline:
             while batch or self._queue:
                 batch = batch or self._next_batch()
                 outcome = self._offer(batch, redaction, outputs, deadline, ending=True)
-                self._book(outcome)
+                self.books.settle(outcome)
                 if outcome.done < len(batch):
                     self._queue.extendleft(reversed(batch[outcome.done :]))
                     break
@@ -225,7 +216,7 @@ class Pipeline:
                 if not self._send_batch(outputs, *self._time(until)):
                     break
             for output in outputs:
-                self._book(output.end_round(*self._time(until)))
+                self.books.settle(output.end_round(*self._time(until)))
         self._forget_what_has_no_end()
         self._say_drops()
 
@@ -249,7 +240,7 @@ class Pipeline:
         outcome = self._offer(batch, self._redaction, outputs, until, ending)
         if self._in_hand.pop("batch", None) is None:
             return False  # the program ends, and its last thread has seen to this
-        self._book(outcome)
+        self.books.settle(outcome)
         self._queue.extendleft(reversed(batch[outcome.done :]))
         self._sending = 0
         return outcome.done == len(batch)
@@ -308,43 +299,16 @@ class Pipeline:
             return
         for span_id, reference in list(self._open.items()):
             if reference() is None and self._open.pop(span_id, None) is not None:
-                self.forgotten += 1
+                self.books.forgotten += 1
         self._look_for_forgotten_at = max(FORGOTTEN, 2 * len(self._open))
-
-    # The books
-
-    def _book(self, outcome: Outcome) -> None:
-        for loss in outcome.losses:
-            self._drop(loss.count, loss.reason, loss.detail)
-        self.delivered += outcome.delivered
-        self.spooled += outcome.spooled
-        self.resent += outcome.resent
-        for loss in outcome.spool_losses:
-            self.dropped_in_spool[loss.reason] = self.dropped_in_spool.get(loss.reason, 0) + loss.count
-            self._details[loss.reason] = loss.detail or self._details.get(loss.reason, "")
-
-    def _drop(self, count: int, reason: str, detail: str = "") -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + count
-        if detail:
-            self._details[reason] = detail
 
     def _say_drops(self, *, last: bool = False) -> None:
         now = monotonic()
         if not self._config.to or (not last and self._said_at is not None and now - self._said_at < SAY_DROPS_EVERY):
             return
-        totals = {
-            reason: self.dropped.get(reason, 0) + self.dropped_in_spool.get(reason, 0)
-            for reason in {**self.dropped, **self.dropped_in_spool}
-        }
-        parts = [
-            f"{count - self._said.get(reason, 0)} {reason}"
-            + (f" ({self._details[reason]})" if self._details.get(reason) else "")
-            for reason, count in totals.items()
-            if count > self._said.get(reason, 0)
-        ]
-        if parts:
-            self._said, self._said_at = totals, now
-            self._say("spans dropped: " + ", ".join(parts))
+        if news := self.books.news():
+            self._said_at = now
+            self._say(f"spans dropped: {news}")
 
     def _say(self, message: str) -> None:
         from .._log import logger
