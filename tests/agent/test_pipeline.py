@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -131,8 +132,8 @@ def output() -> Iterator[Kept]:
     yield kept
     kept.may_send.set()
     for pipeline in kept.pipelines:
-        pipeline.worker.pause(FOREVER)
-        pipeline.worker.resume()
+        if pipeline.worker.pause(FOREVER):
+            pipeline.worker.resume()
 
 
 @pytest.fixture
@@ -473,6 +474,21 @@ def test_an_ended_pipeline_takes_no_more_spans_and_has_no_thread(output: Kept) -
     assert output.closed == 1
     assert not piped.pipeline.worker._running.locked()
     assert piped.pipeline.books.dropped == {"the agent has ended": 1}
+
+
+def test_shutting_a_provider_down_and_ending_wait_no_longer_than_one_of_them(output: Kept) -> None:
+    """As at the end of a program with a provider of its own, before a collector that hangs."""
+    piped = Piped(output, flush_interval=0.01, exit_timeout=0.4)
+    output.may_send.clear()
+    piped.spans("a")
+    assert output.asked.wait(FOREVER)
+    piped.provider.shutdown()
+    assert output.kept_aside == ["a"]
+    begun = time.monotonic()
+    piped.pipeline.end(FOREVER)
+    assert time.monotonic() - begun < FOREVER / 2
+    assert output.kept_aside == ["a"]
+    assert piped.pipeline.books.dropped == {}
 
 
 def test_shutting_a_provider_down_sends_and_goes_on(output: Kept) -> None:

@@ -33,6 +33,7 @@ SAMPLED = 1  # `opentelemetry.trace.TraceFlags.SAMPLED`
 SAY_DROPS_EVERY = 60.0  # seconds
 # The shares of the time at the end in which spans are sent, and in which the worker keeps what could not be sent.
 SENDING, KEEPING = 0.5, 0.75
+GOODBYE = 0.2  # seconds at the end for the worker's own end
 FORGOTTEN = 1000  # open spans after which those are looked for that have gone without an end
 
 
@@ -63,7 +64,7 @@ class Pipeline:
         self._redaction: Redaction | None = None
         self._said_at: float | None = None
         self._sending_until: float | None = None  # when the program ends
-        self._closed = False
+        self._closed = self._hangs = False
         self.books = Books()
 
     # What the program's threads call
@@ -117,8 +118,8 @@ class Pipeline:
         return self.flush(timeout_millis / 1000)
 
     def shutdown(self) -> None:
-        """Send what has ended. The pipeline goes on: other providers may feed it, and spans may still be open."""
-        self.flush(self._config.exit_timeout)
+        """Send or keep what has ended. The pipeline goes on: other providers may feed it, and spans may be open."""
+        self._flush_or_keep(self._config.exit_timeout)
 
     def flush(self, timeout: float) -> bool:
         """Send what has ended; return whether all of it left the queue within `timeout` seconds."""
@@ -131,34 +132,34 @@ class Pipeline:
 
     # The end
 
-    def flush_finally(self, timeout: float) -> bool:
-        """Send what has ended, within `timeout` seconds; keep it on disk where the collector hangs; drop the rest.
-
-        Return whether the worker has come to the end of its work.
-        """
-        deadline = monotonic() + timeout
-        self._sending_until = monotonic() + timeout * SENDING
-        try:
-            finished = self.flush(timeout * KEEPING)
-            if not finished:
-                self._keep(deadline)
-        finally:
-            self._sending_until = None
+    def flush_finally(self, timeout: float) -> None:
+        """Send or keep what has ended, within `timeout` seconds; count the rest as dropped, and say so."""
+        self._flush_or_keep(timeout)
         if self.waiting:
             self.books.drop(self.waiting, "not sent in time", f"exit_timeout is {self._config.exit_timeout:g} s")
             self._queue.clear()
             self._sending = 0
         self._say_drops(last=True)
-        return finished
 
     def end(self, timeout: float) -> None:
-        """Send what has ended, and what is still open as incomplete, and take no more."""
+        """Send or keep what has ended, and what is still open as incomplete, and take no more."""
         deadline = monotonic() + timeout
         self._queue_open_spans()
-        finished = self.flush_finally(timeout)
+        self.flush_finally(timeout)
         self._closed = True
-        if finished and self.worker.pause(max(0.05, deadline - monotonic())):
+        if not self._hangs and self.worker.pause(min(GOODBYE, max(0.0, deadline - monotonic()))):
             self.worker.resume()
+
+    def _flush_or_keep(self, timeout: float) -> None:
+        """Send what has ended, within `timeout` seconds; where the collector hangs, keep it on disk."""
+        deadline = monotonic() + timeout
+        self._sending_until = monotonic() + timeout * SENDING
+        try:
+            if not self.flush(timeout * KEEPING):
+                self._hangs = True
+                self._keep(deadline)
+        finally:
+            self._sending_until = None
 
     def _queue_open_spans(self) -> None:
         """Let the spans that nobody has ended leave as they are; where they end later, they have left."""
@@ -278,6 +279,7 @@ class Pipeline:
         except Exception as error:
             contain("sending spans", error)
             all_together.losses = [Loss(all_together.done, "failure of the agent", repr(error))]
+            all_together.spooled = 0
         return all_together
 
     def _has_more_to_send(self) -> bool:
