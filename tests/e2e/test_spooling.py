@@ -72,12 +72,15 @@ def test_a_process_that_goes_on_sends_what_waits_when_the_collector_is_back(laun
         first.headers["Connection"] = "close"
         endpoint = first.endpoint
         app = launch(
-            "with S('before'): pass\ninput()\n" + SPANS + "print('ready')\ninput()",
+            "with S('before'): pass\ntrace.get_tracer_provider().force_flush()\nprint('sent')\ninput()\n"
+            + SPANS
+            + "print('ready')\ninput()",
             endpoint,
             SW_EXPORT_PROTOCOL=protocol,
             SW_EXPORT_FLUSH_INTERVAL="0.05",
         )
-        assert first.came.wait(60)
+        assert app.read_line() == "sent"
+        assert first.names == ["before"]
     assert app.process.stdin is not None
     app.process.stdin.write("\n")
     app.process.stdin.flush()
