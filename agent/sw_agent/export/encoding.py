@@ -1,23 +1,46 @@
-"""Spans as OTLP requests, whatever the program has put into them: one span that cannot be encoded costs no other."""
+"""Spans as OTLP requests, written straight into bytes, whatever the program has put into them.
+
+The messages are `trace/v1` and `common/v1` of https://github.com/open-telemetry/opentelemetry-proto; a field that has
+the default value of its type is left out, as protobuf does. What comes again and again (resources, scopes, names, keys,
+pairs of key and text) is encoded once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from struct import Struct
 from typing import Any, NamedTuple
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Link
-from opentelemetry.trace.status import Status
+from opentelemetry.trace import SpanKind
 
 from .rows import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-LONGEST_TEXT = 2**16  # characters
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import Link
+    from opentelemetry.trace.status import Status
+
+Ends = tuple[bytes, bytes]  # what stands before and after the spans of a resource, or of a scope
+
 LARGEST = 2**20 - 2**14  # bytes: a collector takes 4 MiB by grpc unless it is told otherwise, nginx 1 MiB by HTTP
+LONGEST_TEXT = 2**16  # characters, where a span would else take more than that
+MOST_REMEMBERED = 1024  # names, keys, resources, scopes
+MOST_TEXTS = 64  # that are remembered of one key, of at most
+LONGEST_REMEMBERED = 128  # characters
+
+_64_BITS = 2**64 - 1
+_TOO_LONG = 2**63
+_LENGTHS = tuple(bytes((length,)) for length in range(128))
+_DOUBLE = Struct("<d").pack
+_KINDS = {kind: bytes((0x30, kind.value + 1)) for kind in SpanKind}
+# Flags say that it is known whether the parent, or the span that a link points to, is of another process; and that.
+_LOCAL_PARENT, _REMOTE_PARENT = b"\x85\x01\x00\x01\x00\x00", b"\x85\x01\x00\x03\x00\x00"
+_LOCAL_LINK, _REMOTE_LINK = b"\x35\x00\x01\x00\x00", b"\x35\x00\x03\x00\x00"
 
 
 class Request(NamedTuple):
@@ -28,25 +51,225 @@ class Request(NamedTuple):
     lost: int = 0
 
 
-def requests(spans: Sequence[ReadableSpan]) -> Iterator[Request]:
-    """Encode spans, in their order, into requests of no more than `LARGEST` bytes.
+class Encoder:
+    """Encodes spans; used by one thread at a time, for what it remembers."""
 
-    Where one span takes more, or has what OTLP cannot hold, its texts are cut, and such values become text.
-    """
-    body = _encoded(spans)
-    if body is not None and len(body) <= LARGEST:
-        yield Request(body, len(spans))
-    elif len(spans) > 1:
-        half = len(spans) // 2
-        yield from requests(spans[:half])
-        yield from requests(spans[half:])
-    else:
-        mended = _encoded([_mended(spans[0], _fit if body is None else _cut)]) or body
-        yield Request(mended or b"", 1, lost=mended is None)
+    def __init__(self) -> None:
+        self._keys: dict[str, tuple[bytes, dict[str, bytes]]] = {}
+        self._names: dict[str, bytes] = {}
+        self._shared: dict[int, tuple[object, Ends]] = {}  # by `id`, with the object, so that no other one gets it
+
+    def requests(self, spans: Sequence[ReadableSpan]) -> Iterator[Request]:
+        """Encode spans, in their order, into requests of no more than `LARGEST` bytes, or of one span that takes more.
+
+        Where one span takes more, its texts are cut. What OTLP cannot hold, such as integers beyond 64 bits, becomes
+        text.
+        """
+        groups: dict[Ends, dict[Ends, list[bytes]]] = {}
+        size = count = 0
+        for span in spans:
+            body = self._body(span)
+            if count and (body is None or size + len(body) > LARGEST):
+                yield Request(_joined(groups), count)
+                groups, size, count = {}, 0, 0
+            if body is None:
+                yield Request(b"", 1, lost=1)
+                continue
+            resource = self._once(span.resource, self._resource)
+            scope = self._once(span.instrumentation_scope, self._scope)
+            groups.setdefault(resource, {}).setdefault(scope, []).append(body)
+            size += len(body)
+            count += 1
+        if count:
+            yield Request(_joined(groups), count)
+
+    def _body(self, span: ReadableSpan) -> bytes | None:
+        try:
+            body = self._span(span)
+            return body if len(body) <= LARGEST else self._span(span, cut=True)
+        except Exception:  # an object of the program's raises when it is looked at
+            return None
+
+    def _once(self, shared: Any, encode: Callable[[Any], Ends]) -> Ends:
+        """Return what is encoded of an object that many spans share."""
+        known = self._shared.get(id(shared))
+        if known is None:
+            if len(self._shared) >= MOST_REMEMBERED:
+                self._shared.clear()
+            known = self._shared[id(shared)] = shared, encode(shared)
+        return known[1]
+
+    def _resource(self, resource: Resource) -> Ends:
+        parts: list[bytes] = []
+        self._attributes(parts, b"\x0a", resource.attributes)
+        return _field(b"\x0a", b"".join(parts)), _text(b"\x1a", resource.schema_url)
+
+    def _scope(self, scope: InstrumentationScope | None) -> Ends:
+        if scope is None:
+            return b"\x0a\x00", b""
+        parts = [_text(b"\x0a", scope.name), _text(b"\x12", scope.version)]
+        self._attributes(parts, b"\x1a", scope.attributes or {})
+        return _field(b"\x0a", b"".join(parts)), _text(b"\x1a", scope.schema_url)
+
+    def _span(self, span: ReadableSpan, cut: bool = False) -> bytes:
+        """Return a field `ScopeSpans.spans`."""
+        context, parent, name = span.context, span.parent, span.name
+        parts = [b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big")]
+        if context.trace_state:
+            parts.append(_text(b"\x1a", ",".join(f"{key}={value}" for key, value in context.trace_state.items())))
+        if parent is not None:
+            parts += (b"\x22\x08", parent.span_id.to_bytes(8, "big"))
+        parts.append(self._names.get(name) or self._name(_cut(name) if cut else name))
+        parts.append(_KINDS[span.kind])
+        parts.append(_time(b"\x39", span.start_time))
+        parts.append(_time(b"\x41", span.end_time))
+        # The properties of these three make a copy at each call.
+        attributes: Any = getattr(span, "_attributes", None) or span.attributes
+        events: Any = getattr(span, "_events", span.events)
+        links: Any = getattr(span, "_links", span.links)
+        self._attributes(parts, b"\x4a", attributes, cut)
+        if dropped := getattr(attributes, "dropped", 0):
+            parts.append(b"\x50" + _varint(dropped))
+        for event in events:
+            parts.append(self._event(event, cut))
+        if dropped := getattr(events, "dropped", 0):
+            parts.append(b"\x60" + _varint(dropped))
+        for link in links:
+            parts.append(self._link(link, cut))
+        if dropped := getattr(links, "dropped", 0):
+            parts.append(b"\x70" + _varint(dropped))
+        parts.append(_status(span.status, cut))
+        parts.append(_REMOTE_PARENT if parent is not None and parent.is_remote else _LOCAL_PARENT)
+        return _field(b"\x12", b"".join(parts))
+
+    def _event(self, event: Event, cut: bool) -> bytes:
+        parts = [_time(b"\x09", event.timestamp), _text(b"\x12", _cut(event.name) if cut else event.name)]
+        self._attributes(parts, b"\x1a", event.attributes, cut)
+        if event.dropped_attributes:
+            parts.append(b"\x20" + _varint(event.dropped_attributes))
+        return _field(b"\x5a", b"".join(parts))
+
+    def _link(self, link: Link, cut: bool) -> bytes:
+        context = link.context
+        parts = [b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big")]
+        self._attributes(parts, b"\x22", link.attributes, cut)
+        if link.dropped_attributes:
+            parts.append(b"\x28" + _varint(link.dropped_attributes))
+        parts.append(_REMOTE_LINK if context.is_remote else _LOCAL_LINK)
+        return _field(b"\x6a", b"".join(parts))
+
+    def _attributes(self, parts: list[bytes], tag: bytes, attributes: Any, cut: bool = False) -> None:
+        """Append attributes as fields `KeyValue` of that tag."""
+        if not attributes:
+            return
+        keys = self._keys
+        plain = getattr(attributes, "_dict", attributes)
+        for key, value in plain.copy().items() if hasattr(plain, "copy") else list(plain.items()):
+            known = keys.get(key)
+            if known is None:
+                known = self._key(key)
+            prefix, texts = known
+            pair = texts.get(value) if type(value) is str else None
+            if pair is None:
+                pair = prefix + _field(b"\x12", _value(_cut(value) if cut else value))
+                if type(value) is str and len(value) <= LONGEST_REMEMBERED and len(texts) < MOST_TEXTS:
+                    texts[value] = pair
+            length = len(pair)
+            parts += (tag, _LENGTHS[length] if length < 128 else _varint(length), pair)
+
+    def _key(self, key: str) -> tuple[bytes, dict[str, bytes]]:
+        if len(self._keys) >= MOST_REMEMBERED:
+            self._keys.clear()
+        found = self._keys[key] = _text(b"\x0a", key), {}
+        return found
+
+    def _name(self, name: str) -> bytes:
+        encoded = _text(b"\x2a", name)
+        if type(name) is str and len(name) <= LONGEST_REMEMBERED:
+            if len(self._names) >= MOST_REMEMBERED:
+                self._names.clear()
+            self._names[name] = encoded
+        return encoded
 
 
-def _fit(value: Any) -> Any:
-    return _cut(clean(value))
+def _joined(groups: Mapping[Ends, Mapping[Ends, Sequence[bytes]]]) -> bytes:
+    """Return an `ExportTraceServiceRequest` of encoded spans, grouped by the ends of `ResourceSpans`, `ScopeSpans`."""
+    parts = []
+    for resource, scopes in groups.items():
+        inner = [_field(b"\x12", b"".join((scope[0], *spans, scope[1]))) for scope, spans in scopes.items()]
+        parts.append(_field(b"\x0a", b"".join((resource[0], *inner, resource[1]))))
+    return b"".join(parts)
+
+
+def _status(status: Status | None, cut: bool) -> bytes:
+    if status is None:
+        return b""
+    message = _text(b"\x12", _cut(status.description) if cut else status.description)
+    code = status.status_code.value
+    return _field(b"\x7a", message + b"\x18" + _LENGTHS[code] if code else message)
+
+
+def _value(value: Any) -> bytes:
+    """Return an `AnyValue`."""
+    kind = type(value)
+    if kind is str:
+        return _field(b"\x0a", _utf8(value))
+    if kind is bool:
+        return b"\x10\x01" if value else b"\x10\x00"
+    if kind is int:
+        if -_TOO_LONG <= value < _TOO_LONG:
+            return b"\x18" + _varint(value & _64_BITS)
+        return _value(clean(value))
+    if kind is float:
+        return b"\x21" + _DOUBLE(value)
+    if value is None:
+        return b""
+    if isinstance(value, bytes):
+        return _field(b"\x3a", value)
+    if isinstance(value, Mapping):
+        pairs = (_text(b"\x0a", str(key)) + _field(b"\x12", _value(item)) for key, item in value.items())
+        return _field(b"\x32", b"".join(_field(b"\x0a", pair) for pair in pairs))
+    for base in (str, int, float):
+        if isinstance(value, base):
+            return _value(base(value))
+    if isinstance(value, Sequence):
+        return _field(b"\x2a", b"".join(_field(b"\x0a", _value(item)) for item in value))
+    return _value(clean(value))
+
+
+def _text(tag: bytes, text: Any) -> bytes:
+    """Return a field of text, nothing for none."""
+    return _field(tag, _utf8(text if isinstance(text, str) else str(clean(text)))) if text else b""
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # lone surrogates
+        return text.encode("utf-8", "replace")
+
+
+def _time(tag: bytes, nanoseconds: int | None) -> bytes:
+    if not nanoseconds:
+        return b""
+    return tag + max(0, min(nanoseconds, _64_BITS)).to_bytes(8, "little")
+
+
+def _field(tag: bytes, content: bytes) -> bytes:
+    """Return a field with a length."""
+    length = len(content)
+    return tag + (_LENGTHS[length] if length < 128 else _varint(length)) + content
+
+
+def _varint(number: int) -> bytes:
+    if number < 128:
+        return _LENGTHS[number]
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _cut(value: Any) -> Any:
@@ -58,28 +281,3 @@ def _cut(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_cut(key): _cut(item) for key, item in value.items()}
     return [_cut(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _encoded(spans: Sequence[ReadableSpan]) -> bytes | None:
-    try:
-        return bytes(encode_spans(spans).SerializePartialToString())
-    except Exception:  # of the program's values; the caller finds out which
-        return None
-
-
-def _mended(span: ReadableSpan, fit: Callable[[Any], Any]) -> ReadableSpan:
-    status = span.status
-    return ReadableSpan(
-        name=fit(span.name),
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=fit(dict(span.attributes or {})),
-        events=[Event(fit(event.name), fit(dict(event.attributes or {})), event.timestamp) for event in span.events],
-        links=[Link(link.context, fit(dict(link.attributes or {}))) for link in span.links],
-        kind=span.kind,
-        status=Status(status.status_code, fit(status.description)),
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from time import monotonic
 
-from .encoding import requests
+from .encoding import Encoder
 from .output import Loss, Outcome
 from .spool import Spool
 from .store_file import is_locked
@@ -31,6 +31,7 @@ class Keeper:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._given_up = False
+        self._encoder = Encoder()
         self._spool = Spool(config.path, config.name, config.spool_size, config.spool_age)
         self._unusable_until = float("inf") if not config.spool_size else 0.0
         self._trouble = "spool_size is 0"
@@ -83,7 +84,7 @@ class Keeper:
     def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:  # noqa: ARG002
         """Spool a batch."""
         outcome = Outcome()
-        for request in requests(spans):
+        for request in self._encoder.requests(spans):
             if request.lost:
                 outcome.losses.append(Loss(request.lost, "encoding failed"))
             elif monotonic() > until or not self.keep(request, until, outcome):

@@ -11,7 +11,7 @@ import sys
 from time import monotonic, sleep
 
 from . import quiet
-from .encoding import requests
+from .encoding import Encoder
 from .keeper import Keeper
 from .output import Loss, Outcome
 from .refusal import Refusal
@@ -54,6 +54,7 @@ class OtlpOutput:
         self._said_at: float | None = None
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
         self._keeper = Keeper(config)
+        self._encoder = Encoder()
         with quiet.without_thread_pool():
             self._wire = _wire(config.protocol, self._endpoint, config.export_timeout)
         self._refusal: Refusal | None = None  # the last one, as long as nothing has been taken since
@@ -72,7 +73,7 @@ class OtlpOutput:
         outcome = Outcome()
         if not self._keeper.usable and not self._may_try(until, ending):
             return outcome
-        for request in requests(spans):
+        for request in self._encoder.requests(spans):
             if request.lost:
                 outcome.losses.append(Loss(request.lost, "encoding failed"))
             else:

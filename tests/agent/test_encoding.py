@@ -1,0 +1,227 @@
+"""OTLP written by hand: the very bytes of OpenTelemetry's encoder, and no span lost for its values."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
+from opentelemetry.trace.status import Status, StatusCode
+
+from receivers import attributes_of
+from sw_agent.export.encoding import LARGEST, LONGEST_TEXT, MOST_REMEMBERED, MOST_TEXTS, Encoder
+
+# OpenTelemetry's encoder of old left out attributes that are None, and the attributes and the schema of a scope.
+RECENT = tuple(map(int, version("opentelemetry-exporter-otlp-proto-common").split(".")[:2])) >= (1, 45)
+
+texts = st.text(max_size=200)
+keys = st.text(min_size=1, max_size=20)
+ids = st.integers(1, 2**64 - 1)
+plain = st.one_of(
+    texts, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.binary(max_size=200)
+)
+values = st.recursive(
+    st.one_of(plain, st.none()) if RECENT else plain,
+    lambda inner: st.one_of(st.lists(inner, max_size=4).map(tuple), st.dictionaries(keys, inner, max_size=4)),
+    max_leaves=10,
+)
+attributes = st.dictionaries(keys, values, max_size=6)
+contexts = st.builds(
+    SpanContext,
+    trace_id=st.integers(1, 2**128 - 1),
+    span_id=ids,
+    is_remote=st.booleans(),
+    trace_flags=st.just(TraceFlags(1)),
+    trace_state=st.sampled_from((None, TraceState([("a", "1")]), TraceState([("a", "1"), ("b", "x/y")]))),
+)
+times = st.one_of(st.none(), st.integers(0, 2**64 - 1))
+events = st.builds(lambda name, found, when: Event(name, found, when), texts, attributes, st.integers(0, 2**63))
+links = st.builds(Link, contexts, attributes)
+statuses = st.builds(Status, st.just(StatusCode.ERROR), texts) | st.builds(Status, st.sampled_from(StatusCode))
+resources = st.sampled_from(
+    [Resource({}), Resource({"service.name": "a", "n": 1}), Resource({"service.name": "b"}, "https://schema")]
+)
+scopes = st.sampled_from(
+    [
+        None,
+        InstrumentationScope("scope"),
+        InstrumentationScope("scope", "1.0"),
+        *([InstrumentationScope("other", "1", "https://schema", {"key": (1, 2)})] if RECENT else []),
+    ]
+)
+spans = st.builds(
+    ReadableSpan,
+    name=texts,
+    context=contexts,
+    parent=st.none() | contexts,
+    resource=resources,
+    attributes=attributes,
+    events=st.lists(events, max_size=3),
+    links=st.lists(links, max_size=3),
+    kind=st.sampled_from(SpanKind),
+    status=statuses,
+    start_time=times,
+    end_time=times,
+    instrumentation_scope=scopes,
+)
+
+
+def encoded(batch: list[ReadableSpan], encoder: Encoder | None = None) -> bytes:
+    (request,) = (encoder or Encoder()).requests(batch)
+    assert (request.spans, request.lost) == (len(batch), 0)
+    return request.body
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.lists(spans, min_size=1, max_size=5), min_size=1, max_size=3))
+def test_the_bytes_are_those_of_opentelemetrys_encoder_also_from_what_is_remembered(batches: Any) -> None:
+    encoder = Encoder()
+    for batch in (*batches, *batches):
+        assert encoded(batch, encoder) == encode_spans(batch).SerializePartialToString()
+
+
+@pytest.mark.parametrize("limit", [None, "2"])
+def test_so_are_those_of_spans_that_were_recorded(monkeypatch: pytest.MonkeyPatch, limit: str | None) -> None:
+    for kind in ("SPAN_ATTRIBUTE", "SPAN_EVENT", "SPAN_LINK", "EVENT_ATTRIBUTE", "LINK_ATTRIBUTE"):
+        if limit:
+            monkeypatch.setenv(f"OTEL_{kind}_COUNT_LIMIT", limit)
+    provider = TracerProvider(shutdown_on_exit=False, resource=Resource({"service.name": "shop"}))
+    recorded: list[ReadableSpan] = []
+    provider._active_span_processor.on_end = recorded.append  # type: ignore[method-assign]
+    numbers = {str(number): number for number in range(5)}
+    other = SpanContext(5, 6, is_remote=True)
+    for name in ("a", "b"):
+        with provider.get_tracer("tests", "1.2").start_as_current_span(
+            name, attributes=numbers, links=[Link(other, numbers)] * 5
+        ) as span:
+            for number in range(5):
+                span.add_event(str(number), numbers)
+            with provider.get_tracer("others").start_as_current_span("inner", kind=SpanKind.CLIENT):
+                pass
+    assert encoded(recorded) == encode_spans(recorded).SerializePartialToString()
+
+
+def test_many_different_values_are_not_remembered_for_ever() -> None:
+    encoder = Encoder()
+    for number in range(3):
+        batch = [
+            made({f"key {number}.{n}": "x", "id": f"{number}.{n}"}, name=f"{number}.{n}")
+            for n in range(MOST_REMEMBERED)
+        ]
+        assert encoded(batch, encoder) == encode_spans(batch).SerializePartialToString()
+    assert len(encoder._keys) <= MOST_REMEMBERED
+    assert len(encoder._names) <= MOST_REMEMBERED
+    assert all(len(texts) <= MOST_TEXTS for _, texts in encoder._keys.values())
+
+
+def test_a_resource_is_not_taken_for_another_one_that_has_its_place_in_memory() -> None:
+    encoder = Encoder()
+    for number in range(200):
+        batch = [made({}, resource=Resource({"number": number}))]
+        assert encoded(batch, encoder) == encode_spans(batch).SerializePartialToString()
+
+
+def made(attributes: dict[Any, Any], **more: Any) -> ReadableSpan:
+    fields: dict[str, Any] = {
+        "name": "work",
+        "context": SpanContext(1, 2, is_remote=False),
+        "resource": Resource({}),
+        "start_time": 1,
+        "end_time": 2,
+        "instrumentation_scope": InstrumentationScope("tests"),
+        **more,
+    }
+    return ReadableSpan(attributes=attributes, **fields)
+
+
+def decoded(batch: list[ReadableSpan]) -> list[Any]:
+    found = []
+    for request in Encoder().requests(batch):
+        for resource_spans in ExportTraceServiceRequest.FromString(request.body).resource_spans:
+            found += [span for scope_spans in resource_spans.scope_spans for span in scope_spans.spans]
+    return found
+
+
+class Odd:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Text(str):
+    pass
+
+
+class Number(int):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "arrives"),
+    [
+        (2**63, str(2**63)),
+        (-(2**63) - 1, str(-(2**63) - 1)),
+        ("a\ud800b", "a?b"),
+        (Text("x"), "x"),
+        (Number(7), 7),
+        (Odd(), "<Odd: RuntimeError>"),
+        ({"a"}, "{'a'}"),
+        pytest.param(10**5000, hex(10**5000), id="huge"),
+        (True, True),
+        (-1, -1),
+        (0, 0),
+        ("", ""),
+    ],
+)
+def test_a_value_that_otlp_cannot_hold_becomes_text(value: Any, arrives: Any) -> None:
+    (span,) = decoded([made({"value": value})])
+    assert attributes_of(span) == {"value": arrives}
+
+
+@pytest.mark.parametrize(
+    ("odd", "arrives"), [({"name": "\ud800"}, "?"), ({"name": None}, ""), ({"name": 7}, "7"), ({"name": ""}, "")]
+)
+def test_a_name_that_is_no_text_becomes_one(odd: dict[str, Any], arrives: str) -> None:
+    (span,) = decoded([made({}, **odd)])
+    assert span.name == arrives
+
+
+@pytest.mark.parametrize("time", [-5, 2**70])
+def test_a_time_outside_of_64_bits_is_brought_within(time: int) -> None:
+    (span,) = decoded([made({}, start_time=time)])
+    assert span.start_time_unix_nano == (0 if time < 0 else 2**64 - 1)
+
+
+def test_what_raises_when_it_is_looked_at_costs_no_other_span() -> None:
+    class Broken:
+        @property
+        def trace_id(self) -> int:
+            raise RuntimeError("no")
+
+    batch = [made({}, name="a"), made({}, context=Broken()), made({}, name="b")]
+    requests = list(Encoder().requests(batch))
+    assert [(request.spans, request.lost) for request in requests] == [(1, 0), (1, 1), (1, 0)]
+    assert [span.name for span in decoded(batch)] == ["a", "b"]
+
+
+def test_a_batch_becomes_requests_that_a_collector_takes() -> None:
+    batch = [made({"text": "x" * 300_000}, name=str(number)) for number in range(10)]
+    requests = list(Encoder().requests(batch))
+    assert sum(request.spans for request in requests) == 10
+    assert max(len(request.body) for request in requests) < LARGEST + 1000
+    assert [span.name for span in decoded(batch)] == [str(number) for number in range(10)]
+
+
+def test_a_span_that_is_too_large_by_itself_is_cut() -> None:
+    batch = [made({"text": "x" * 10_000_000, "short": "y", "bytes": b"z" * 10_000_000}, name="n" * 100_000)]
+    (span,) = decoded(batch)
+    found = attributes_of(span)
+    assert (found["text"], found["short"], len(span.name)) == ("x" * LONGEST_TEXT, "y", LONGEST_TEXT)
+    assert span.ByteSize() < LARGEST
