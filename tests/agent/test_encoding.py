@@ -17,7 +17,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceSt
 from opentelemetry.trace.status import Status, StatusCode
 
 from receivers import attributes_of
-from sw_agent.export.encoding import LARGEST, LONGEST_TEXT, MOST_REMEMBERED, MOST_TEXTS, Encoder
+from sw_agent.export.encoding import LARGEST, LONGEST_TEXT, MOST_REMEMBERED, MOST_VALUES, Encoder
 
 # OpenTelemetry's encoder of old left out attributes that are None, and the attributes and the schema of a scope.
 RECENT = tuple(map(int, version("opentelemetry-exporter-otlp-proto-common").split(".")[:2])) >= (1, 45)
@@ -119,7 +119,7 @@ def test_many_different_values_are_not_remembered_for_ever() -> None:
         assert encoded(batch, encoder) == encode_spans(batch).SerializePartialToString()
     assert len(encoder._keys) <= MOST_REMEMBERED
     assert len(encoder._names) <= MOST_REMEMBERED
-    assert all(len(texts) <= MOST_TEXTS for _, texts in encoder._keys.values())
+    assert all(len(pairs) <= MOST_VALUES for pairs in encoder._keys.values())
 
 
 def test_a_resource_is_not_taken_for_another_one_that_has_its_place_in_memory() -> None:

@@ -30,7 +30,7 @@ Ends = tuple[bytes, bytes]  # what stands before and after the spans of a resour
 LARGEST = 2**20 - 2**14  # bytes: a collector takes 4 MiB by grpc unless it is told otherwise, nginx 1 MiB by HTTP
 LONGEST_TEXT = 2**16  # characters, where a span would else take more than that
 MOST_REMEMBERED = 1024  # names, keys, resources, scopes
-MOST_TEXTS = 64  # that are remembered of one key, of at most
+MOST_VALUES = 64  # that are remembered of one key, texts of at most
 LONGEST_REMEMBERED = 128  # characters
 
 _64_BITS = 2**64 - 1
@@ -55,7 +55,7 @@ class Encoder:
     """Encodes spans; used by one thread at a time, for what it remembers."""
 
     def __init__(self) -> None:
-        self._keys: dict[str, tuple[bytes, dict[str, bytes]]] = {}
+        self._keys: dict[str, dict[str | int | None, bytes]] = {}
         self._names: dict[str, bytes] = {}
         self._shared: dict[int, tuple[object, Ends]] = {}  # by `id`, with the object, so that no other one gets it
 
@@ -125,8 +125,8 @@ class Encoder:
         parts.append(_time(b"\x41", span.end_time))
         # The properties of these three make a copy at each call.
         attributes: Any = getattr(span, "_attributes", None) or span.attributes
-        events: Any = getattr(span, "_events", span.events)
-        links: Any = getattr(span, "_links", span.links)
+        events: Any = span._events if hasattr(span, "_events") else span.events
+        links: Any = span._links if hasattr(span, "_links") else span.links
         self._attributes(parts, b"\x4a", attributes, cut)
         if dropped := getattr(attributes, "dropped", 0):
             parts.append(b"\x50" + _varint(dropped))
@@ -165,22 +165,20 @@ class Encoder:
         keys = self._keys
         plain = getattr(attributes, "_dict", attributes)
         for key, value in plain.copy().items() if hasattr(plain, "copy") else list(plain.items()):
-            known = keys.get(key)
-            if known is None:
-                known = self._key(key)
-            prefix, texts = known
-            pair = texts.get(value) if type(value) is str else None
+            kind = type(value)
+            pairs = keys.get(key) or self._key(key)
+            pair = pairs.get(value) if kind is str or kind is int else None
             if pair is None:
-                pair = prefix + _field(b"\x12", _value(_cut(value) if cut else value))
-                if type(value) is str and len(value) <= LONGEST_REMEMBERED and len(texts) < MOST_TEXTS:
-                    texts[value] = pair
-            length = len(pair)
-            parts += (tag, _LENGTHS[length] if length < 128 else _varint(length), pair)
+                pair = _with_length(pairs[None] + _field(b"\x12", _value(_cut(value) if cut else value)))
+                if len(pairs) < MOST_VALUES and (kind is int or (kind is str and len(value) <= LONGEST_REMEMBERED)):
+                    pairs[value] = pair
+            parts += (tag, pair)
 
-    def _key(self, key: str) -> tuple[bytes, dict[str, bytes]]:
+    def _key(self, key: str) -> dict[str | int | None, bytes]:
+        """Begin to remember the pairs of a key and its values, as `KeyValue`s with their length; at None, the key."""
         if len(self._keys) >= MOST_REMEMBERED:
             self._keys.clear()
-        found = self._keys[key] = _text(b"\x0a", key), {}
+        found = self._keys[key] = {None: _text(b"\x0a", key)}
         return found
 
     def _name(self, name: str) -> bytes:
@@ -256,9 +254,13 @@ def _time(tag: bytes, nanoseconds: int | None) -> bytes:
 
 
 def _field(tag: bytes, content: bytes) -> bytes:
-    """Return a field with a length."""
+    """Return a field that has a length."""
+    return tag + _with_length(content)
+
+
+def _with_length(content: bytes) -> bytes:
     length = len(content)
-    return tag + (_LENGTHS[length] if length < 128 else _varint(length)) + content
+    return (_LENGTHS[length] if length < 128 else _varint(length)) + content
 
 
 def _varint(number: int) -> bytes:
