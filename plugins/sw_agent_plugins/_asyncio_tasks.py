@@ -95,6 +95,10 @@ class TaskSpan:
         self._busy += busy
         self._waited += waited
 
+    def __del__(self) -> None:
+        """End the span of a task that is gone before its end, or whose steps the loop hides."""
+        self.end(None)
+
     def end(self, error: BaseException | None) -> None:
         """End the span; `error` is what the task has raised."""
         span, self._span, self._context = self._span, None, None

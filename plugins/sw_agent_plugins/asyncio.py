@@ -174,6 +174,8 @@ def start_with_the_task(wrapped: Callable[..., Any], loop: Any, args: tuple[Any,
         span.count(perf_counter_ns() - begun)
     if task.done():
         span.end(None if task.cancelled() else getattr(task, "_exception", None))
+    elif getattr(task, "_sw_span", None) is None:  # it waits for a future, which wakes it by `call_soon`
+        task._sw_span = span
     return without_our_frames(task)
 
 

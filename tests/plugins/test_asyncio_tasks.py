@@ -281,6 +281,51 @@ def test_an_eager_task_has_its_span_from_its_first_step(steps: int) -> None:
 
 
 @eager
+def test_an_eager_task_that_waits_for_a_future_has_one_span_from_its_beginning_to_its_end() -> None:
+    async def wait(future: asyncio.Future[None]) -> str | None:
+        await future
+        with span("inside"):
+            return current()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        future = loop.create_future()
+        with span("request"):
+            task = asyncio.create_task(wait(future), name="waiting")
+        with span("before the wake-up"):
+            pass
+        loop.call_later(0.001, future.set_result, None)
+        assert await task == "inside"
+
+    with installed(plugin, task_spans=True) as spans:
+        asyncio.run(main())
+    waiting, before = spans.named("waiting"), spans.named("before the wake-up")
+    assert attributes(spans, "waiting")["sw.steps"] == 2
+    assert (spans.parent_of("waiting"), spans.parent_of("inside")) == ("request", "waiting")
+    assert waiting.start_time is not None
+    assert before.start_time is not None
+    assert waiting.start_time < before.start_time
+    assert spans.names.count("waiting") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*was destroyed:pytest.PytestUnraisableExceptionWarning")
+def test_the_span_of_a_task_that_is_destroyed_while_it_waits_ends_with_it() -> None:
+    loop = asyncio.SelectorEventLoop()
+    with installed(plugin, task_spans=True) as spans:
+        task = loop.create_task(asyncio.Event().wait(), name="abandoned")
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        reference = weakref.ref(task)
+        del task
+        gc.collect()
+        assert reference() is None
+        assert spans.names == ["abandoned"]
+    loop.close()
+
+
+@eager
 def test_an_eager_task_that_fails_at_once_is_an_error() -> None:
     async def fail_at_once() -> None:
         raise ValueError("no")
