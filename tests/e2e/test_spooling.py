@@ -97,12 +97,13 @@ def test_a_process_that_goes_on_sends_what_waits_when_the_collector_is_back(laun
 def test_processes_of_a_service_share_a_spool_and_send_everything_once(launch: Launch) -> None:
     forks = """
 import os
+when = %r
 children = []
 for child in range(4):
     pid = os.fork()
     if not pid:
         for number in range(50):
-            with S(f'{%r}.{child}.{number}'): pass
+            with S(f'{when}.{child}.{number}'): pass
         break
     children.append(pid)
 else:
