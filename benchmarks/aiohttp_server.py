@@ -1,118 +1,108 @@
-"""What the plugin aiohttp-server adds to a request: a trivial handler plain and traced, alternating, in one run.
+"""What an agent costs an aiohttp server: throughput with every span exported, processor time, latency.
 
-`python benchmarks/aiohttp_server.py [rounds] [requests]` prints microseconds per request, the least of the rounds: the
-machine's other work only adds. The client is a loop over one raw keep-alive connection in a process of its own; what
-counts is the CPU time of the server's process. "recorded" makes and drops the spans, before any export; "stored" is the
-whole way into the local store, with the thread that writes it.
+The client is a loop over raw kept connections in this process, so that the server is what limits. A measurement ends
+when the server has sent all its spans. The servers of all ways run at the same time and are asked in turn.
 """
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
-SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
-BUDGET = 60.0  # microseconds of a request, recorded
+from collector import Collector
+from measuring import DROPPED, PEER, Row, Way, fill
+from spans import lost
 
-SERVER = """
-import asyncio, sys, time
-from aiohttp import web
-
-async def hello(request):
-    return web.Response(text="hello")
-
-async def cpu(request):
-    return web.Response(text=str(time.process_time()))
-
-async def main():
-    app = web.Application()
-    app.router.add_get("/users/{id}", hello)
-    app.router.add_get("/cpu", cpu)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(runner.addresses[0][1], flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await runner.cleanup()
-
-asyncio.run(main())
-"""
-
-HEADERS = (
-    "Host: shop.test:8080\r\nUser-Agent: benchmark/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\n{parent}\r\n"
-)
+REQUESTS, CONNECTIONS, FLUSHES = 4_000, 16, 2  # in a measurement
+RATE, SECONDS = 500, 4  # of the requests whose latency counts
+HEADERS = "Host: shop.test:8080\r\nUser-Agent: benchmark/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\n"
 PARENT = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n"
+STORED = {"OTEL_TRACES_EXPORTER": "", "SW_EXPORT_TO": "local"}
 
 
 class Server:
-    """A server's process, and the connection to it."""
+    """A server's process, and the connections to it."""
 
-    def __init__(self, script: Path, environ: dict[str, str], *agent: str) -> None:
-        command = [*agent, sys.executable, str(script)]
-        self.process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.connection = socket.create_connection(("127.0.0.1", int(self.process.stdout.readline())))
+    def __init__(self, way: Way, path: str, variables: dict[str, str]) -> None:
+        self._process = way.start("server.py", OTEL_SERVICE_NAME=way.name, **variables)
+        assert self._process.stdout is not None
+        port = int(self._process.stdout.readline())
+        self._connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
+        self._request = f"GET {path} HTTP/1.1\r\n{HEADERS}{PARENT}\r\n".encode()
+        self.throughput(REQUESTS // 10)  # warms up
 
-    def ask(self, request: bytes) -> bytes:
-        """Send a request and return its answer, which comes in one piece."""
-        self.connection.sendall(request)
-        answer = self.connection.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 200"), answer
-        return answer
+    def throughput(self, count: int = REQUESTS) -> tuple[float, float]:
+        """Return the requests per second, and the seconds of CPU of each, with as many under way as connections."""
+        cpu, start = self._flushed(), time.perf_counter()
+        for connection in self._connections:
+            connection.sendall(self._request)
+        for number in range(count):
+            connection = self._connections[number % CONNECTIONS]
+            _answer(connection)
+            if number < count - CONNECTIONS:
+                connection.sendall(self._request)
+        cpu = self._flushed() - cpu
+        return count / (time.perf_counter() - start), cpu / count
 
-    def cpu(self) -> float:
-        """Return the seconds of CPU that the server has used."""
-        return float(self.ask(b"GET /cpu HTTP/1.1\r\nHost: a\r\n\r\n").rpartition(b"\r\n")[2])
-
-    def microseconds(self, request: bytes, count: int) -> float:
-        """Return the CPU time of one request."""
-        before = self.cpu()
-        for _ in range(count):
-            self.ask(request)
-        return (self.cpu() - before) / count * 1e6
+    def latency(self) -> tuple[float, float]:
+        """Return the median and the 99th percentile of the seconds from when a request was due to its answer."""
+        found, start = [], time.perf_counter()
+        for number in range(RATE * SECONDS):
+            due = start + number / RATE
+            time.sleep(max(0, due - time.perf_counter()))
+            self._connections[0].sendall(self._request)
+            _answer(self._connections[0])
+            found.append(time.perf_counter() - due)
+        self._flushed()
+        return statistics.median(found), statistics.quantiles(found, n=100)[98]
 
     def close(self) -> None:
         """End the server as a program ends."""
-        self.connection.close()
-        with self.process:
-            assert self.process.stdin is not None
-            self.process.stdin.close()
+        for connection in self._connections:
+            connection.close()
+        self._process.communicate(timeout=60)
+
+    def _flushed(self) -> float:
+        """Let the server send its spans, and return the seconds of CPU that it has used."""
+        self._connections[0].sendall(b"GET /flushed HTTP/1.1\r\nHost: a\r\n\r\n")
+        return float(_answer(self._connections[0]).rpartition(b"\r\n")[2])
 
 
-def main(rounds: int, count: int) -> None:
-    """Measure and print every row."""
-    with tempfile.TemporaryDirectory() as folder:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
-        environ["XDG_STATE_HOME"] = folder
-        script = Path(folder, "server.py")
-        script.write_text(SERVER)
-        servers = {
-            "plain": Server(script, environ),
-            "without the plugin": Server(
-                script, environ, SW_PYTHON, "run", "--to", "none", "--disable", "aiohttp-server", "--"
-            ),
-            "recorded": Server(script, environ, SW_PYTHON, "run", "--to", "none", "--"),
-            "stored": Server(script, environ, SW_PYTHON, "run", "--to", "local", "--"),
-        }
-        print(f"{'':24}{'':16}{'µs':>8}{'added':>8}")
-        for name, parent in (("no parent", ""), ("traceparent", PARENT)):
-            request = f"GET /users/7?a=b HTTP/1.1\r\n{HEADERS.format(parent=parent)}".encode()
-            times: dict[str, list[float]] = {kind: [] for kind in servers}
-            for _ in range(rounds):
-                for kind, server in servers.items():
-                    times[kind].append(server.microseconds(request, count))
-            plain = min(times["plain"])
-            for kind, measured in times.items():
-                added = min(measured) - plain
-                over = "  over" if kind == "recorded" and added > BUDGET else ""
-                print(f"{kind:24}{name:16}{min(measured):8.1f}{added:+8.1f}{over}")
+def measure(ways: Sequence[Way], rounds: int, collector: Collector) -> Iterator[Row]:
+    """Measure a trivial handler, one that hands work over, and the trivial one where spans go elsewhere."""
+    for what, path, budget in (("trivial handler", "/users/7", 0.5), ("a task and run_in_executor", "/hops/7", 0.6)):
+        rows = [
+            Row(f"aiohttp server, {what}", "/s", budget=budget, more_is_better=True),
+            Row("… CPU of a request", "µs"),
+        ]
+        collector.counts()
+        _measure(rows, ways, rounds, path)
+        rows[0].note = lost(collector, rounds * (REQUESTS + FLUSHES) + REQUESTS // 10 + FLUSHES)
+        yield from rows
+    latency = [Row(f"aiohttp server, {RATE} requests/s, {share}", "ms") for share in ("p50", "p99")]
+    yield from _measure(latency, ways, rounds, "/users/7", latency=True)
+    dropped = [Row("", "/s"), Row("aiohttp server, spans dropped, CPU of a request", "µs", budget=60, compared="added")]
+    yield _measure(dropped, ways, rounds, "/users/7", **DROPPED)[1]
+    stored = [Row("", "/s"), Row("aiohttp server, spans into the local store, CPU of a request", "µs")]
+    yield _measure(stored, [way for way in ways if way.name != PEER], rounds, "/users/7", **STORED)[1]
+
+
+def _measure(
+    rows: Sequence[Row], ways: Sequence[Way], rounds: int, path: str, *, latency: bool = False, **variables: str
+) -> Sequence[Row]:
+    with ExitStack() as stack:
+        servers = {way.name: Server(way, path, variables) for way in ways}
         for server in servers.values():
-            server.close()
+            stack.callback(server.close)
+        ask = Server.latency if latency else Server.throughput
+        return fill(rows, ways, rounds, lambda way: ask(servers[way.name]))
 
 
-if __name__ == "__main__":
-    main(*(int(given) for given in (*sys.argv[1:], *("7", "2000")[len(sys.argv) - 1 :])))
+def _answer(connection: socket.socket) -> bytes:
+    """Return an answer, which comes in one piece."""
+    answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    return answer

@@ -1,181 +1,100 @@
-"""What the agent costs: each program without and with it, alternating, as ratios of medians in one run.
+"""What the agent costs: every program plain, under sw-python and under OpenTelemetry's agent, alternating in one run.
 
-`python benchmarks/run.py [rounds]` prints the table. The budgets are those of the design; the machine's noise shows in
-the spread (interquartile range over median of the runs without). Where a row has an option, both runs are under the
-agent, without the option and with it.
+`python benchmarks/run.py [--rounds N] [--no-peer] [--instructions] [BENCHMARK …]` prints one table; a whole run writes
+it into RESULTS.md too. "agent" and "OTel" compare medians with the plain runs: as a ratio, or as what is added where that
+has a sign. The machine's noise shows in the spread: the interquartile range over the median of the runs, plain or under
+sw-python, whichever is larger. A missed budget is marked "over".
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import importlib
 import os
-import statistics
+import platform
 import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-SW_PYTHON = str(Path(sys.executable).with_name("sw-python"))
+from collector import collector
+from measuring import HEADINGS, PEER, Row, Way, clean_environ
+from ways import ways
 
-MEASURED = """
-import time
-from opentelemetry import trace
-tracer = trace.get_tracer("benchmark")
-
-def best(operation, count, repeats=9):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        operation(count)
-        times.append((time.perf_counter() - start) / count)
-    return min(times)
-"""
-
-SUBMIT = (
-    MEASURED
-    + """
-from concurrent.futures import ThreadPoolExecutor
-executor = ThreadPoolExecutor(1)
-
-def submits(count):
-    for _ in range(count):
-        future = executor.submit(int)
-    future.result()
-"""
-)
-
-THREAD = (
-    MEASURED
-    + """
-from threading import Thread
-
-def threads(count):
-    for _ in range(count):
-        thread = Thread(target=int)
-        thread.start()
-        thread.join()
-"""
-)
-
-TASK = (
-    MEASURED
-    + """
-import asyncio
-
-async def nothing(): pass
-
-def tasks(count):
-    async def main():
-        for _ in range(count):
-            await asyncio.create_task(nothing())
-    asyncio.run(main())
-"""
-)
-
-ECHO = (
-    MEASURED
-    + """
-import asyncio
-
-class Echo(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport = transport
-    def data_received(self, data):
-        self.transport.write(data)
-
-async def trips(reader, writer, count):
-    for _ in range(count):
-        writer.write(b"x")
-        await reader.readexactly(1)
-
-async def connect(count, *, opened):
-    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
-    for _ in range(opened):
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        await trips(reader, writer, count // opened)
-        writer.close()
-        await writer.wait_closed()
-    server.close()
-
-def round_trips(count):
-    asyncio.run(connect(count, opened=1))
-
-def connections(count):
-    asyncio.run(connect(count, opened=count))
-"""
-)
-
-IN_SPAN = "\nwith tracer.start_as_current_span('submitter'):\n    print(best({}, {}))\n"
-NO_SPAN = "\nprint(best({}, {}))\n"
-
-TASK_SPANS = {"SW_PLUGIN_ASYNCIO_TASK_SPANS": "true"}
-
-# name, budget as a ratio, program that prints seconds per operation, option
-HOPS: list[tuple[str, float | None, str, dict[str, str]]] = [
-    ("submit to a thread pool, in a span", 1.15, SUBMIT + IN_SPAN.format("submits", 20_000), {}),
-    ("submit to a thread pool, no span", 1.03, SUBMIT + NO_SPAN.format("submits", 20_000), {}),
-    ("Thread.start and join, in a span", 1.03, THREAD + IN_SPAN.format("threads", 2_000), {}),
-    ("create_task and await, in a span", 1.02, TASK + IN_SPAN.format("tasks", 5_000), {}),
-    ("create_task and await, with task spans", None, TASK + IN_SPAN.format("tasks", 2_000), TASK_SPANS),
-    ("round trip on a kept connection", None, ECHO + IN_SPAN.format("round_trips", 2_000), {}),
-    ("connection with one round trip", None, ECHO + IN_SPAN.format("connections", 200), {}),
-]
+RESULTS = Path(__file__).with_name("RESULTS.md")
+BENCHMARKS = ("launch", "hops", "spans", "aiohttp_server", "aiohttp_client", "celery_publish", "growth")
+LIBRARIES = ("aiohttp", "celery", "opentelemetry-sdk", "opentelemetry-distro", "sw-python")
+WIDTHS = (64, 11, 11, 14, 10, 10, 10, 7, 0)
 
 
-def main(rounds: int) -> None:
-    """Measure and print every row."""
-    with tempfile.TemporaryDirectory() as folder:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
-        environ["XDG_STATE_HOME"] = folder
-        hello = Path(folder, "hello.py")
-        hello.write_text('print("hello")\n')
-        _launch(hello, environ, rounds * 4)
-        print(f"\n{'':40}{'without':>10}{'with':>10}{'ratio':>8}{'budget':>8}{'spread':>8}")
-        for name, budget, program, option in HOPS:
-            script = Path(folder, "program.py")
-            script.write_text(program)
-            times = _alternate(script, environ, rounds, lambda done, _seconds: float(done.stdout), option)
-            ratio = statistics.median(times[1]) / statistics.median(times[0])
-            print(
-                f"{name:40}{_microseconds(times[0])}{_microseconds(times[1])}{ratio:8.2f}"
-                f"{'' if budget is None else format(budget, '.2f'):>8}{_spread(times[0]):8.0%}"
-                + ("  over" if budget is not None and ratio > budget else "")
-            )
+def main() -> None:
+    """Measure what was asked for, and print each row as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each program in each way")
+    parser.add_argument("--no-peer", action="store_true", help=f"leave {PEER} out")
+    parser.add_argument("--instructions", action="store_true", help="count instructions too, with valgrind")
+    parser.add_argument("benchmarks", nargs="*", choices=[*BENCHMARKS, []], help="only these")
+    chosen = parser.parse_args()
+    names = [*(chosen.benchmarks or BENCHMARKS), *["instructions"] * chosen.instructions]
+    rows: list[Row] = []
+    with clean_environ() as environ, collector() as receiver:
+        found = ways(environ, receiver.endpoint, peer=not chosen.no_peer)
+        heading = describe(found, chosen.rounds)
+        print(heading, aligned(HEADINGS), sep="\n\n", flush=True)
+        for name in names:
+            for row in importlib.import_module(name).measure(found, chosen.rounds, receiver):
+                rows.append(row)
+                print(aligned(row.cells()), flush=True)
+    if not chosen.benchmarks and not chosen.no_peer:
+        RESULTS.write_text(as_markdown(heading, rows))
 
 
-def _launch(hello: Path, environ: dict[str, str], rounds: int) -> None:
-    plain, agent = _alternate(hello, environ, rounds, lambda _done, seconds: seconds, {})
-    added = (statistics.median(agent) - statistics.median(plain)) * 1e3
-    print(
-        f"sw-python run hello.py: {statistics.median(plain) * 1e3:.1f} ms plain, + {added:.1f} ms under the agent"
-        f" (budget + 40), spread {_spread(plain):.0%}"
+def describe(found: Sequence[Way], rounds: int) -> str:
+    """Return on what, with what, when and by which commands is measured."""
+    versions = "; ".join(f"{way.name}: {_versions(way)}" for way in found[1:])
+    load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    commands = ", ".join(
+        " ".join([*(Path(each).name for each in way.launcher[:1]), *way.launcher[1:], "python …"]) for way in found
+    )
+    return (
+        f"{_processor()}, {os.cpu_count()} cores{load}; {platform.system()} {platform.release()}; Python"
+        f" {platform.python_version()}; {versions}; {datetime.date.today()}; {rounds} rounds; commands `{commands}`."
     )
 
 
-def _alternate(
-    script: Path, environ: dict[str, str], rounds: int, value: object, option: dict[str, str]
-) -> tuple[list[float], list[float]]:
-    agent = [SW_PYTHON, "run", "--to", "none", str(script)]
-    runs = ((agent if option else [sys.executable, str(script)], environ), (agent, environ | option))
-    results: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for (command, variables), times in zip(runs, results, strict=True):
-            start = time.perf_counter()
-            done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
-            times.append(value(done, time.perf_counter() - start))  # type: ignore[operator]
-    return results
+def aligned(cells: Sequence[str]) -> str:
+    """Return a line of the table for a terminal."""
+    first, *rest = (f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+    return f"{first.strip():{WIDTHS[0]}}{''.join(rest[:-1])}  {rest[-1]}".rstrip()
 
 
-def _microseconds(times: list[float]) -> str:
-    return f"{statistics.median(times) * 1e6:8.2f}µs"
+def as_markdown(heading: str, rows: Sequence[Row]) -> str:
+    """Return the whole of RESULTS.md."""
+    assert __doc__ is not None
+    reading = " ".join(__doc__.split("\n\n")[1].split("too. ")[1].split())
+    table = "\n".join(f"| {' | '.join(row.cells())} |" for row in rows)
+    line = "| --- " + "| ---: " * (len(HEADINGS) - 2) + "| --- |"
+    return f"{heading}\n\n{reading} `make bench` writes this file.\n\n| {' | '.join(HEADINGS)} |\n{line}\n{table}\n"
 
 
-def _spread(times: list[float]) -> float:
-    if len(times) < 2:
-        return 0.0
-    quartiles = statistics.quantiles(times, n=4)
-    return (quartiles[2] - quartiles[0]) / statistics.median(times)
+def _versions(way: Way) -> str:
+    code = "import sys; from importlib.metadata import distributions as all; named = sys.argv[1:]; print(*sorted("
+    code += "{f'{each.name} {each.version}' for each in all() if each.name in named}), sep=', ')"
+    done = subprocess.run(
+        [way.python, "-c", code, *LIBRARIES], env=way.environ, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    sys.exit(main())

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from sw_agent.export.output import Loss
+from sw_agent.export.output import Loss, Outcome
 from sw_agent.export.store import Store
 
 LARGE = 100_000_000
@@ -36,4 +36,6 @@ def span(trace: int = 1, number: int = 1, parent: int | None = None, name: str =
 
 
 def send(store: Store, spans: Sequence[ReadableSpan]) -> list[Loss]:
-    return store.send(spans, time.monotonic() + 30, False).losses
+    outcome = Outcome()
+    store.send(spans, outcome, time.monotonic() + 30, False)
+    return outcome.losses

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import _count as thread_count
+from _thread import allocate_lock, get_ident, interrupt_main, start_new_thread
 
 from . import _log, _sigterm
 from ._containment import contain
@@ -12,6 +14,7 @@ from .export.pipeline import Pipeline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable
     from typing import Any
 
@@ -21,7 +24,9 @@ FORK_WAIT = 0.5  # seconds that a fork may wait for the worker to end, where a c
 
 pipeline: Pipeline | None = None
 _config: Config | None = None
-_paused: bool | None = None  # None: no fork is under way
+_forking: LockType = allocate_lock()
+_forking_thread: int | None = None
+_paused = False  # the worker, for the fork that is under way
 _store_file: Any = None  # `export.store_file`, where it has closed its files for the fork that is under way
 _when_forked: list[Callable[[], None]] = []
 _before_end: list[Callable[[BaseException | None], None]] = []
@@ -97,7 +102,7 @@ def _end(error: BaseException | None = None) -> None:
             callback(error)
         pipeline.end(_config.exit_timeout)
         if (snapshot_books := sys.modules.get("sw_agent._snapshot_books")) is not None:
-            _log.debug("the books of this process: %s; %s", pipeline.books, snapshot_books.say())
+            _log.debug("the books of this process: %s; %s", pipeline.balance(), snapshot_books.say())
     except KeyboardInterrupt:
         pass  # whoever presses Ctrl-C again does not want to wait for spans
     except Exception as failure:
@@ -116,8 +121,17 @@ def _flush_first(_: None, _args: object, _kwargs: object) -> None:
         pipeline.flush_finally(_config.exit_timeout)
 
 
+def _flush_and_exit(_: None, args: object, kwargs: object) -> None:
+    try:
+        _flush_first(None, args, kwargs)
+    except BaseException as error:  # of a signal's handler: whoever leaves by `os._exit` gets no further
+        contain("before os._exit", error)
+
+
 _sudden_ends = [
-    Patch(f"os:{name}", _flush_first, "before") for name in ("_exit", "execv", "execve") if hasattr(os, name)
+    Patch(f"os:{name}", interceptor, "before")
+    for name, interceptor in (("_exit", _flush_and_exit), ("execv", _flush_first), ("execve", _flush_first))
+    if hasattr(os, name)
 ]
 
 
@@ -139,36 +153,59 @@ def stand_aside_first() -> None:
 
 
 def _before_fork() -> None:
-    global _paused, _store_file
-    if _paused is not None:
+    """Let worker, files and signals stand aside. Nobody else forks meanwhile: each fork undoes this for itself."""
+    global _forking_thread, _paused, _store_file
+    if _forking_thread == get_ident():  # it is called twice
         return
-    _paused = False
     try:
+        _forking.acquire()
+        _forking_thread = get_ident()
         _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
         module: Any = sys.modules.get("sw_agent.export.store_file")
         _store_file = module if module is not None and module.before_fork() else None
-        _sigterm.pause()
-    except Exception as error:
-        contain("before a fork", error)
+        _sigterm.stand_aside()
+    except BaseException as error:
+        _not_lost(error, "before a fork")
 
 
 def _in_parent() -> None:
-    global _paused
-    paused, _paused = _paused, None
+    global _forking_thread, _paused, _store_file
+    if _forking_thread != get_ident():
+        return
+    paused, store_file, _paused, _store_file = _paused, _store_file, False, None
     try:
-        if _store_file is not None:
-            _store_file.after_fork_in_parent()
+        if store_file is not None:
+            store_file.after_fork_in_parent()
         if paused and pipeline is not None:
-            pipeline.worker.resume()  # and with its next thread SIGTERM is caught again
-        else:
-            _sigterm.resume()
-    except Exception as error:
-        contain("after a fork", error)
+            pipeline.worker.resume()
+        if not _counts_threads():
+            _sigterm.come_back()
+    except BaseException as error:
+        _not_lost(error, "after a fork")
+    finally:
+        _forking_thread = None
+        _forking.release()
+
+
+def _counts_threads() -> bool:
+    """Return whether Python is about to tell the program that it has more than one thread, and it has none but ours.
+
+    With the next span that begins or ends SIGTERM is caught again.
+    """
+    return sys.version_info >= (3, 12) and not thread_count()
+
+
+def _not_lost(error: BaseException, place: str) -> None:
+    """Contain a failure of ours; Ctrl-C, which would be ignored here, comes again when this is over."""
+    if isinstance(error, KeyboardInterrupt):
+        start_new_thread(interrupt_main, ())
+    elif isinstance(error, Exception):
+        contain(place, error)
 
 
 def _in_child() -> None:
-    global _paused
-    _paused = None
+    global _forking, _forking_thread, _paused, _store_file
+    _forking, _forking_thread, _paused, _store_file = allocate_lock(), None, False, None
     try:
         if (store_file := sys.modules.get("sw_agent.export.store_file")) is not None:
             store_file.after_fork_in_child()

@@ -33,7 +33,7 @@ LONGEST_GOODBYE = 0.5  # seconds that letting go waits for the thread
 
 _flush: Callable[[], None] | None = None
 _watch: Watch | None = None
-wanted = _always = False
+wanted = _always = _wanted_before_fork = False
 _lock = RLock()  # a signal handler of the program's may set another one
 
 
@@ -47,6 +47,7 @@ class Watch:
         self.caught = False
         self._reading, self.writing = os.pipe()
         os.set_blocking(self.writing, False)
+        self._identity = _identity(self.writing)
         self._running: LockType = allocate_lock()
         self._running.acquire()
         self._native_id: int | None = None
@@ -58,6 +59,8 @@ class Watch:
 
     def end(self) -> None:
         """Let the thread end, unless it is the one that calls, and wait for that."""
+        if not self.is_there:  # and the thread has ended, or is about to
+            return
         os.write(self.writing, self.END)
         if self._native_id != get_native_id() and self._running.acquire(timeout=LONGEST_GOODBYE):
             wait_for_end_of(self._native_id, monotonic() + LONGEST_GOODBYE)
@@ -65,14 +68,23 @@ class Watch:
 
     def close(self) -> None:
         """Close the pipe; the thread must be gone."""
-        os.close(self._reading)
-        os.close(self.writing)
+        if self.is_there:
+            os.close(self._reading)
+            os.close(self.writing)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the pipe is: a program that closes all files, as daemons do, closes it, and may take its numbers."""
+        return _identity(self.writing) == _identity(self._reading) == self._identity
 
     def _run(self) -> None:
         try:
             self._native_id = get_native_id()
             name_thread(self._native_id, NAME)
-            if os.read(self._reading, 1) != self.END:
+            word = os.read(self._reading, 1)
+            if not word:
+                _lost(self)
+            elif word != self.END:
                 self.caught = True
                 self._flush()
                 _unregister()  # without the lock: whoever holds it may be waiting for this thread
@@ -81,6 +93,22 @@ class Watch:
             contain("waiting for SIGTERM", error)
         finally:
             self._running.release()
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:  # closed
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _lost(watch: Watch) -> None:
+    """Let SIGTERM do what it does by default: the program has closed the pipe. The next span has it caught again."""
+    global _watch, wanted
+    if _watch is watch:
+        _watch, wanted = None, False
+        _unregister()
 
 
 def flush_first(flush: Callable[[], None]) -> None:
@@ -115,7 +143,7 @@ def drop() -> None:
 
 
 def pause() -> None:
-    """Let it do so until `resume`: over a fork, lest the child write into its parent's pipe."""
+    """Let it do so until `resume`."""
     global _watch
     with _lock:
         watch, _watch = _watch, None
@@ -126,6 +154,20 @@ def pause() -> None:
             watch.end()
         except Exception as error:
             contain("letting go of SIGTERM", error)
+
+
+def stand_aside() -> None:
+    """Let it do so over a fork, lest the child write into its parent's pipe, until `come_back` or the next span."""
+    global wanted, _wanted_before_fork
+    pause()
+    wanted, _wanted_before_fork = False, wanted
+
+
+def come_back() -> None:
+    """Undo `stand_aside`."""
+    global wanted
+    wanted = wanted or _wanted_before_fork
+    resume()
 
 
 def resume() -> None:

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-captured = restored = dropped = 0
+captured = restored = dropped = waiting = 0
 
 
 class CountedSnapshot(snapshot.ContextSnapshot):
@@ -17,29 +17,32 @@ class CountedSnapshot(snapshot.ContextSnapshot):
     __slots__ = ("_context",)
 
     def __init__(self, context: Context | None = None) -> None:
-        global captured
+        global captured, waiting
         super().__init__(None)
         self._context: Context | None = context
         del self.context  # so that `__getattr__` is asked for it, once
         captured += 1
+        waiting += 1
 
     def __getattr__(self, name: str) -> Context | None:
-        global restored
+        global restored, waiting
         if name != "context":
             raise AttributeError(name)
         self.context = self._context
         restored += 1
+        waiting -= 1
         return self.context
 
     def __bool__(self) -> bool:
         return bool(self._context)
 
     def __del__(self) -> None:
-        global dropped
+        global dropped, waiting
         try:
             object.__getattribute__(self, "context")
         except AttributeError:
             dropped += 1
+            waiting -= 1
 
 
 def keep() -> None:
@@ -49,5 +52,4 @@ def keep() -> None:
 
 def say() -> str:
     """Return the books as a line of text."""
-    waiting = captured - restored - dropped
     return f"snapshots: {captured} captured = {restored} restored + {dropped} dropped + {waiting} waiting"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import sys
-from _thread import start_new_thread  # bound before anything, such as gevent or a plugin, can replace it
+from _thread import allocate_lock, start_new_thread  # bound before anything, such as gevent or a plugin, replaces it
 from time import monotonic, sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+__all__ = ["allocate_lock", "name_thread", "sleep", "start", "wait_for_end_of"]
 
 
 def start(run: Callable[[], None]) -> None:

@@ -41,8 +41,8 @@ def path(tmp_path: Path) -> str:
 def spool_of(path: str) -> Iterator[Callable[..., Spool]]:
     opened: list[Spool] = []
 
-    def make(service: str = "shop", max_bytes: int = LARGE) -> Spool:
-        opened.append(Spool(path, service, max_bytes, HOUR))
+    def make(service: str = "shop", max_bytes: int = LARGE, endpoint: str = "http://here") -> Spool:
+        opened.append(Spool(path, service, endpoint, max_bytes, HOUR))
         return opened[-1]
 
     yield make
@@ -100,17 +100,39 @@ def test_what_a_process_had_taken_when_it_was_killed_is_free_again_later(
     spool.put(request(1), soon())
     assert spool.next(None, soon()) is not None
     assert numbers(spool) == []
-    later = time.time_ns() + module.LEASE + 1
+    later = time.time_ns() + 121 * 10**9
     monkeypatch.setattr(module, "time_ns", lambda: later)
     assert numbers(spool) == [1]
 
 
-def test_a_clock_that_was_set_back_frees_what_was_taken(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_was_set_far_back_frees_what_was_taken(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     spool.put(request(1), soon())
     assert spool.next(None, soon()) is not None
-    before = time.time_ns() - HOUR * 10**9
-    monkeypatch.setattr(module, "time_ns", lambda: int(before))
+    now = time.time_ns()
+    monkeypatch.setattr(module, "time_ns", lambda: now - 60 * 10**9)
+    assert numbers(spool) == []
+    monkeypatch.setattr(module, "time_ns", lambda: now - 3600 * 10**9)
     assert numbers(spool) == [1]
+
+
+def test_what_another_process_has_taken_since_is_not_deleted_by_the_first(
+    spool: Spool, spool_of: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = spool_of()
+    spool.put(request(1, size=10), soon())
+    first = spool.next(None, soon())
+    spool.put(request(2, size=10), soon())
+    later = time.time_ns() + 121 * 10**9
+    monkeypatch.setattr(module, "time_ns", lambda: later)
+    second = other.next(None, soon())
+    assert second is not None
+    assert first is not None
+    assert second.body == first.body
+    third = spool.next(first, soon())
+    assert third is not None
+    assert third.body == bytes([2]) * 10
+    other.give_back(second, soon())
+    assert other.next(None, soon()) is not None
 
 
 def test_services_do_not_send_each_others_requests(spool: Spool, spool_of: Callable[..., Spool]) -> None:
@@ -119,6 +141,12 @@ def test_services_do_not_send_each_others_requests(spool: Spool, spool_of: Calla
     spool.put(request(2), soon())
     assert numbers(spool) == [2]
     assert numbers(other) == [1]
+
+
+def test_what_is_for_one_collector_is_not_sent_to_another(spool: Spool, spool_of: Callable[..., Spool]) -> None:
+    spool.put(request(1), soon())
+    assert numbers(spool_of(endpoint="http://there")) == []
+    assert numbers(spool) == [1]
 
 
 def test_the_oldest_make_room_for_new_ones_and_are_counted(spool_of: Callable[..., Spool]) -> None:
@@ -206,7 +234,7 @@ def test_many_processes_fill_and_empty_one_spool_and_nothing_comes_twice_or_not_
 import sys, time
 from sw_agent.export.encoding import Request
 from sw_agent.export.spool import Spool
-spool = Spool({path!r}, "shop", 10**9, 3600)
+spool = Spool({path!r}, "shop", "http://here", 10**9, 3600)
 writer = sys.argv[1]
 print("ready", flush=True)
 sys.stdin.readline()

@@ -359,7 +359,7 @@ def test_doctor_shows_what_waits_for_a_collector(doctor, sw_python, tmp_path):
 
     (waiting,) = report["spool"]
     assert (waiting["service"], waiting["spans"]) == ("shop", 3)
-    assert f"shop  3 spans, {waiting['bytes']} bytes, since 20" in text
+    assert f"shop for http://127.0.0.1:9/v1/traces  3 spans, {waiting['bytes']} bytes, since 20" in text
 
 
 def test_doctor_names_a_wrong_configuration(doctor, sw_python):

@@ -50,13 +50,17 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def port_of(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
+
+
 @pytest.mark.parametrize("protocol", COLLECTORS)
 def test_the_next_process_of_the_service_sends_what_is_left(launch: Launch, protocol: str) -> None:
     with nobody() as endpoint:
         app = launch(SPANS, endpoint, SW_EXPORT_PROTOCOL=protocol)
         app.end_with_stderr()
         assert spooled(app) == 20
-    with COLLECTORS[protocol]() as collector:
+    with COLLECTORS[protocol](port=port_of(endpoint)) as collector:
         launch("with S('next'): pass", collector.endpoint, SW_EXPORT_PROTOCOL=protocol, SW_AGENT_NAME="other").end()
         assert collector.names == ["next"]
         launch("with S('next'): pass", collector.endpoint, SW_EXPORT_PROTOCOL=protocol).end()
@@ -86,7 +90,7 @@ def test_a_process_that_goes_on_sends_what_waits_when_the_collector_is_back(laun
     app.process.stdin.flush()
     assert app.read_line() == "ready"
     wait_until(lambda: spooled(app) == 20)
-    with COLLECTORS[protocol](port=int(endpoint.rpartition(":")[2])) as back:
+    with COLLECTORS[protocol](port=port_of(endpoint)) as back:
         wait_until(lambda: spooled(app) == 0)
         _, err = app.process.communicate("\n", timeout=60)
         assert back.names == NAMES
@@ -113,7 +117,7 @@ else:
         app = launch(forks % "away", endpoint)
         app.end_with_stderr()
         assert spooled(app) == 200
-    with http_collector() as collector:
+    with http_collector(port=port_of(endpoint)) as collector:
         launch(forks % "back", collector.endpoint).end()
         launch("with S('last'): pass", collector.endpoint).end()
         expected = [f"{when}.{child}.{n}" for when in ("away", "back") for child in range(4) for n in range(50)]
@@ -165,7 +169,7 @@ def test_a_process_that_is_killed_while_the_collector_is_away_leaves_what_had_en
         wait_until(lambda: spooled(app) == 20)
         app.process.kill()
         app.process.wait()
-    with http_collector() as collector:
+    with http_collector(port=port_of(endpoint)) as collector:
         launch("with S('next'): pass", collector.endpoint).end()
         assert collector.names == sorted([*NAMES, "next"])
 

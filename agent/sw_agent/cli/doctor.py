@@ -2,8 +2,9 @@
 
 `--json` prints one object: `healthy`, `problems` and `notes` (arrays of text), `configuration` (by key: `value` and
 `source`; null where it is wrong), `file`, `interpreter`, `versions`, `bootstrap`, `collector` (null where spans go to
-none), `store`, `spool` (for each `service`: `spans`, `bytes`, `oldest_ns`), `plugins` (as `sw-python plugins --json`)
-and `unknown_variables` (each with the nearest valid name, or null). What is secret is REDACTED in all of it.
+none), `store`, `spool` (for each `service` and `endpoint`: `spans`, `bytes`, `oldest_ns`), `plugins` (as `sw-python
+plugins --json`) and `unknown_variables` (each with the nearest valid name, or null). What is secret is REDACTED in all
+of it.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def _print(report: dict[str, Any]) -> None:
         state = f"{store['bytes']:,} bytes" if store["exists"] else "not there yet"
         section("local store", {store["path"]: f"{state}, {'writable' if store['writable'] else store['why']}"})
     if report["spool"]:
-        section("waiting for their collectors", dict(map(_waiting, report["spool"])))
+        section("waiting for a collector", dict(map(_waiting, report["spool"])))
     if report["plugins"]:
         section("plugins", {it["name"]: ": ".join(filter(None, (it["state"], it["why"]))) for it in report["plugins"]})
     for title, style in (("notes", "yellow"), ("problems", "bold red")):
@@ -178,8 +179,8 @@ def _print(report: dict[str, Any]) -> None:
 def _waiting(found: Mapping[str, Any]) -> tuple[str, str]:
     from ..view.wording import count, moment
 
-    since = f"since {moment(found['oldest_ns'])}"
-    return found["service"], f"{count(found['spans'], 'span')}, {found['bytes']:,} bytes, {since}"
+    waiting = f"{count(found['spans'], 'span')}, {found['bytes']:,} bytes, since {moment(found['oldest_ns'])}"
+    return f"{found['service']} for {found['endpoint']}", waiting
 
 
 def _text(value: object) -> str:

@@ -65,9 +65,8 @@ class Books:
             if count > before.get(reason, 0)
         )
 
-    def __str__(self) -> str:
-        open_now = self.started - self.ended - self.forgotten
-        waiting = self.ended - self.delivered - self.spooled - sum(self.dropped.values())
+    def line(self, open_now: int, waiting: int) -> str:
+        """Return the books as a line of text, with what is open and waiting now: they balance, or something is lost."""
         return (
             f"spans: {self.started} started = {self.ended} ended + {open_now} open + {self.forgotten} forgotten; "
             f"{self.ended} ended = {self.delivered} delivered + {self.spooled} spooled + "

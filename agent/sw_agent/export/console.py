@@ -20,7 +20,7 @@ class ConsoleOutput:
 
     waits = False
 
-    def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:  # noqa: ARG002
+    def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:  # noqa: ARG002
         """Write the lines."""
         stream = sys.__stderr__
         if stream is not None:
@@ -28,7 +28,7 @@ class ConsoleOutput:
             encoding = stream.encoding or "utf-8"
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
-        return Outcome(len(spans))
+        outcome.done = len(spans)
 
     def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002
         """Nothing: each batch has left."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Ends = tuple[bytes, bytes]  # what stands before and after the spans of a resource, or of a scope
 
 LARGEST = 2**20 - 2**14  # bytes: a collector takes 4 MiB by grpc unless it is told otherwise, nginx 1 MiB by HTTP
-LONGEST_TEXT = 2**16  # characters, where a span would else take more than that
+LONGEST_TEXT = 2**12  # characters, where a span would else take more than that
 MOST_REMEMBERED = 1024  # names, keys, resources, scopes
 MOST_VALUES = 64  # that are remembered of one key, texts of at most
 LONGEST_REMEMBERED = 128  # characters

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from time import monotonic
 
 from .encoding import Encoder
 from .output import Loss, Outcome
-from .spool import Spool
-from .store_file import is_locked
-from .stored import StoreError, what_is_wrong
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -22,30 +19,45 @@ if TYPE_CHECKING:
 
 TRY_AGAIN = 30.0  # seconds after which a spool that could not be used is tried again
 SHORTEST_KEEP = 0.2  # seconds, also where sending has taken all the time that there was
-FAILURES = (sqlite3.Error, StoreError, OSError)
+LEASE = 120.0  # seconds that a request may be under way from the spool, at least
 
 
 class Keeper:
-    """An output that sends nothing and spools everything; also the spool that `OtlpOutput` falls back on."""
+    """An output that sends nothing and spools everything; also the spool that `OtlpOutput` falls back on.
 
-    def __init__(self, config: Config) -> None:
+    `given_up` says that another thread has taken over what this one hangs with, lest both keep it.
+    """
+
+    def __init__(self, config: Config, endpoint: str) -> None:
+        from .._secrets import without_secrets
+
         self._config = config
-        self._given_up = False
+        self._endpoint = endpoint
+        self.given_up = self.waits = False
         self._encoder = Encoder()
-        self._spool = Spool(config.path, config.name, config.spool_size, config.spool_age)
-        self._unusable_until = float("inf") if not config.spool_size else 0.0
-        self._trouble = "spool_size is 0"
-        self.waits = False
+        self._unusable_until, self._trouble = 0.0, ""
+        self._spool: Any = None
+        try:
+            from . import spool
+        except ImportError as error:  # a Python without sqlite3
+            self._unusable_until, self._trouble = float("inf"), str(error)
+            return
+        self._failures, self._is_locked, self._what_is_wrong = spool.FAILURES, spool.is_locked, spool.what_is_wrong
+        lease = max(LEASE, 2 * config.export_timeout)
+        size, age = config.spool_size, config.spool_age
+        self._spool = spool.Spool(config.path, config.name, without_secrets(endpoint), size, age, lease)
+        if not size:
+            self._unusable_until, self._trouble = float("inf"), "spool_size is 0"
 
     @property
     def usable(self) -> bool:
         """Whether the spool can be used, as far as is known."""
-        return monotonic() >= self._unusable_until and not self._given_up
+        return monotonic() >= self._unusable_until and not self.given_up
 
     @property
     def place(self) -> str:
         """Where spans wait, for people."""
-        return f"in {self._spool.path}" if self.usable else f"in memory ({self._trouble})"
+        return f"in {self._config.path}" if monotonic() >= self._unusable_until else f"in memory ({self._trouble})"
 
     def keep(self, request: Request, until: float, outcome: Outcome) -> bool:
         """Put a request into the spool; return whether it is settled, also by being lost."""
@@ -53,7 +65,7 @@ class Keeper:
             return False
         try:
             kept, losses = self._spool.put(request, max(until, monotonic() + SHORTEST_KEEP))
-        except FAILURES as error:
+        except self._failures as error:
             self._fail(error)
             return False
         outcome.spool_losses += losses
@@ -72,25 +84,23 @@ class Keeper:
             taken = self._spool.next(None, until)
             while taken is not None:
                 if monotonic() >= stop or not sent(taken.body, taken.spans):
-                    self._spool.give_back(taken, until)
+                    self._spool.give_back(taken, max(until, monotonic() + SHORTEST_KEEP))
                     break
-                taken = self._spool.next(taken, until)
+                taken = self._spool.next(taken, max(until, monotonic() + SHORTEST_KEEP))
             self.waits = taken is not None
-        except FAILURES as error:
+        except self._failures as error:
             self._fail(error)
 
     # As an output
 
-    def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:  # noqa: ARG002
+    def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:  # noqa: ARG002
         """Spool a batch."""
-        outcome = Outcome()
         for request in self._encoder.requests(spans):
             if request.lost:
                 outcome.losses.append(Loss(request.lost, "encoding failed"))
             elif monotonic() > until or not self.keep(request, until, outcome):
                 break
             outcome.done += request.spans
-        return outcome
 
     def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002
         """Close the file."""
@@ -98,17 +108,18 @@ class Keeper:
         return Outcome()
 
     def standby(self) -> Keeper:
-        """Return another one, with a connection of its own; this one keeps nothing from now on, lest both do."""
-        self._given_up = True
-        return Keeper(self._config)
+        """Return another one, with a connection of its own."""
+        self.given_up = True
+        return Keeper(self._config, self._endpoint)
 
     def close(self) -> None:
         """Close the file."""
-        self._spool.close()
+        if self._spool is not None:
+            self._spool.close()
 
     def _fail(self, error: Exception) -> None:
         self.close()
-        if not is_locked(error):  # by another process, until that has written
-            self._trouble = what_is_wrong(self._spool.path, error)
+        if not self._is_locked(error):  # by another process, until that has written
+            self._trouble = self._what_is_wrong(self._config.path, error)
             self._unusable_until = monotonic() + TRY_AGAIN
             self.waits = False

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import sys
-from time import monotonic, sleep
+from time import monotonic
 
+from .._threads import sleep
 from . import quiet
 from .encoding import Encoder
 from .keeper import Keeper
@@ -53,7 +54,7 @@ class OtlpOutput:
         self._say = say
         self._said_at: float | None = None
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
-        self._keeper = Keeper(config)
+        self._keeper = Keeper(config, self._endpoint)
         self._encoder = Encoder()
         with quiet.without_thread_pool():
             self._wire = _wire(config.protocol, self._endpoint, config.export_timeout)
@@ -68,11 +69,11 @@ class OtlpOutput:
         """Whether there is something in the spool to be sent."""
         return self._keeper.waits
 
-    def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:
+    def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:
         """Send a batch, or spool it; leave what can neither be sent nor spooled."""
-        outcome = Outcome()
+        self._keeper.given_up = False
         if not self._keeper.usable and not self._may_try(until, ending):
-            return outcome
+            return
         for request in self._encoder.requests(spans):
             if request.lost:
                 outcome.losses.append(Loss(request.lost, "encoding failed"))
@@ -82,7 +83,6 @@ class OtlpOutput:
                     break
             outcome.done += request.spans
         self._say_refusal()
-        return outcome
 
     def end_round(self, until: float, ending: bool) -> Outcome:
         """Send what is in the spool, where it is time to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,11 +63,16 @@ class GrpcWire:
         old.shutdown()
 
     def _exporter(self) -> OTLPSpanExporter:
+        if "grpc" in sys.modules:
+            return _make(*self._made_for[1:])
         with _settings_of_grpc():
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+            return _make(*self._made_for[1:])
 
-            _, endpoint, timeout = self._made_for
-            return OTLPSpanExporter(endpoint=endpoint, timeout=timeout)
+
+def _make(endpoint: str, timeout: float) -> OTLPSpanExporter:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter(endpoint=endpoint, timeout=timeout)
 
 
 def _refusal(error: Any) -> Refusal:

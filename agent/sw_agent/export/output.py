@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     class Output(Protocol):
         """Where spans go; called by one thread at a time. `ending` says that the program waits for it to end."""
 
-        def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:
-            """Deliver spans, and take no longer than to that time of `monotonic`."""
+        def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:
+            """Deliver spans, and take no longer than to that time of `monotonic`; note what becomes of them at once.
+
+            Another thread may look at the outcome while this one hangs.
+            """
 
         def end_round(self, until: float, ending: bool) -> Outcome:
             """Send what could not be sent before, where it is time to; close all files until the next round."""
@@ -67,6 +70,12 @@ class Outcome:
         """How many spans of the batch are delivered."""
         return self.done - self.lost - self.spooled
 
+    def copy(self) -> Outcome:
+        """Return one that does not change any more."""
+        copied = Outcome(self.done, self.losses)
+        copied.spooled, copied.resent, copied.spool_losses = self.spooled, self.resent, list(self.spool_losses)
+        return copied
+
     def add(self, other: Outcome) -> None:
         """Add what became of the same batch in another output.
 
@@ -77,3 +86,25 @@ class Outcome:
         self.spooled = min(self.spooled + other.spooled, self.done - self.lost)
         self.resent += other.resent
         self.spool_losses += other.spool_losses
+
+
+class Nowhere:
+    """An output that could not be opened: it loses everything."""
+
+    waits = False
+
+    def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:  # noqa: ARG002
+        """Lose a batch."""
+        outcome.losses.append(Loss(len(spans), "failure of the agent"))
+        outcome.done = len(spans)
+
+    def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002
+        """Nothing."""
+        return Outcome()
+
+    def standby(self) -> Nowhere:
+        """Return this one."""
+        return self
+
+    def close(self) -> None:
+        """Nothing."""

@@ -14,6 +14,7 @@ from time import monotonic
 from .. import _sigterm
 from .._containment import contain
 from .books import Books
+from .offer import Offer
 from .worker import Worker
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
     from .._config import Config
-    from .output import Outcome, Output
+    from .output import Output
     from .redaction import Redaction
 
     Opener = Callable[[Config, Callable[[str], None]], list[Output]]
@@ -55,11 +56,11 @@ class Pipeline:
         self._queue: deque[ReadableSpan] = deque()
         self._open: dict[int, ref[Span]] = {}
         self._look_for_forgotten_at = FORGOTTEN
-        self._in_hand: dict[str, Sequence[ReadableSpan]] = {}  # the worker's batch; whoever pops it settles it
+        self._in_hand: dict[str, Offer] = {}  # the worker's batch; whoever pops it settles it
         self._sending = 0
-        self._stage = 0  # the place of the output that has the batch
+        self._stuck = False  # whether something had to be left in the queue
         # A connection that was open over the fork is the parent's: it must not even be closed here.
-        self._inherited = getattr(self, "_outputs", None)
+        self._inherited = (*getattr(self, "_inherited", ()), getattr(self, "_outputs", None))
         self._outputs: list[Output] | None = None
         self._redaction: Redaction | None = None
         self._said_at: float | None = None
@@ -77,7 +78,7 @@ class Pipeline:
         self.books.started += 1
         self._open[context.span_id] = ref(span)
         if not _sigterm.wanted and self._config.to:
-            _sigterm.catch()
+            _sigterm.catch()  # also after a fork
         thread_id, thread_name = _current_thread()
         try:
             # Past the lock and the checks of `set_attributes`, which take longer than all else here: nobody else has
@@ -109,6 +110,8 @@ class Pipeline:
         else:
             _without_empty_lists(span)
             self._queue.append(span)
+            if not _sigterm.wanted:
+                _sigterm.catch()
             self.worker.begin()
             if waiting + 1 == self._batch_size:
                 self.worker.wake()
@@ -123,12 +126,16 @@ class Pipeline:
 
     def flush(self, timeout: float) -> bool:
         """Send what has ended; return whether all of it left the queue within `timeout` seconds."""
-        return self.worker.finish(timeout)
+        return self.worker.finish(timeout) and not self._stuck
 
     @property
     def waiting(self) -> int:
         """How many ended spans are neither delivered nor spooled nor dropped yet."""
         return len(self._queue) + self._sending
+
+    def balance(self) -> str:
+        """Return the books as a line of text."""
+        return self.books.line(len(self._open), self.waiting)
 
     # The end
 
@@ -155,7 +162,7 @@ class Pipeline:
         deadline = monotonic() + timeout
         self._sending_until = monotonic() + timeout * SENDING
         try:
-            if not self.flush(timeout * KEEPING):
+            if not self.worker.finish(timeout * KEEPING):
                 self._hangs = True
                 self._keep(deadline)
         finally:
@@ -163,47 +170,50 @@ class Pipeline:
 
     def _queue_open_spans(self) -> None:
         """Let the spans that nobody has ended leave as they are; where they end later, they have left."""
-        begun, self._open = self._open, {}
-        spans = [span for span in (reference() for reference in begun.values()) if span is not None]
-        self.books.forgotten += len(begun) - len(spans)
-        if not spans or not self._config.to:
+        if not self._open or not self._config.to:
             return
         from .incomplete import as_it_is
 
-        for span in spans:
+        for span_id in list(self._open):
+            reference = self._open.pop(span_id, None)
+            if reference is None:  # ended meanwhile
+                continue
+            span = reference()
+            if span is None:
+                self.books.forgotten += 1
+                continue
+            self.books.ended += 1
             try:
                 self._queue.append(as_it_is(span))
             except Exception as error:
                 contain("a span that is still open", error)
-            else:
-                self.books.ended += 1
+                self.books.drop(1, "failure of the agent")
         self.worker.begin()
 
     def _keep(self, deadline: float) -> None:
         """Let the outputs' standbys keep what the worker has not sent: it hangs in one of them."""
         if self._outputs is None:  # it still imports what they need
-            self.flush(deadline - monotonic())
+            self.worker.finish(deadline - monotonic())
             return
         try:
             from .redaction import Redaction
 
             redaction = Redaction(self._config.redact)
             standbys = [output.standby() for output in self._outputs]
-            batch = self._in_hand.pop("batch", ())
-            outputs: Sequence[Output] = standbys[self._stage :]
-            while batch or self._queue:
-                batch = batch or self._next_batch()
-                outcome = self._offer(batch, redaction, outputs, deadline, ending=True)
-                self.books.settle(outcome)
-                if outcome.done < len(batch):
-                    self._queue.extendleft(reversed(batch[outcome.done :]))
-                    break
-                batch, outputs = (), standbys
-            self._sending = 0
+            hanging = self._in_hand.pop("offer", None)
+            if hanging is not None:
+                self._sending = 0
+                self._settle(hanging.settled_part(), redaction, standbys, deadline)
+            while self._queue and self._settle(Offer(self._next_batch()), redaction, standbys, deadline):
+                pass
             for output in standbys:
                 output.close()
         except Exception as error:
             contain("keeping spans", error)
+
+    def _settle(self, offer: Offer, redaction: Redaction, standbys: Sequence[Output], deadline: float) -> bool:
+        self._pass_on(offer, redaction, standbys, deadline, ending=True)
+        return self._book(offer)
 
     # What the worker calls
 
@@ -237,14 +247,19 @@ class Pipeline:
         """Send one batch; return whether there is a use in going on."""
         if until <= monotonic() and not ending:  # else the outputs know what to do without time
             return False
-        batch = self._in_hand["batch"] = self._next_batch()
-        outcome = self._offer(batch, self._redaction, outputs, until, ending)
-        if self._in_hand.pop("batch", None) is None:
+        offer = self._in_hand["offer"] = Offer(self._next_batch())
+        self._pass_on(offer, self._redaction, outputs, until, ending)
+        if self._in_hand.pop("offer", None) is None:
             return False  # the program ends, and its last thread has seen to this
-        self.books.settle(outcome)
-        self._queue.extendleft(reversed(batch[outcome.done :]))
+        return self._book(offer)
+
+    def _book(self, offer: Offer) -> bool:
+        """Count what became of a batch, and put back what is left of it; return whether nothing is."""
+        self.books.settle(offer.outcome)
+        self._queue.extendleft(reversed(offer.rest))
         self._sending = 0
-        return outcome.done == len(batch)
+        self._stuck = bool(offer.rest)
+        return not self._stuck
 
     def _time(self, until: float | None) -> tuple[float, bool]:
         """Return to when what is done now may last, and whether the program waits for it to end."""
@@ -258,29 +273,23 @@ class Pipeline:
             batch.append(self._queue.popleft())
         return batch
 
-    def _offer(
-        self,
-        batch: Sequence[ReadableSpan],
-        redaction: Redaction | None,
-        outputs: Sequence[Output],
-        until: float,
-        ending: bool,
-    ) -> Outcome:
-        """Give a batch without its secrets to one output after the other, and return what became of it."""
-        from .output import Loss, Outcome
+    def _pass_on(
+        self, offer: Offer, redaction: Redaction | None, outputs: Sequence[Output], until: float, ending: bool
+    ) -> None:
+        """Give a batch without its secrets to the outputs that have not had it, one after the other."""
+        from .output import Loss
 
-        if not outputs or redaction is None:
-            return Outcome(len(batch), [Loss(len(batch), "failure of the agent")])
-        all_together = Outcome(len(batch))
         try:
-            spans = redaction.spans(batch)
-            for self._stage, output in enumerate(outputs):
-                all_together.add(output.send(spans[: all_together.done], until, ending))
+            if not outputs or redaction is None:
+                raise RuntimeError("no output could be opened")
+            spans = redaction.spans(offer.batch)
+            for output in outputs[offer.stage :]:
+                output.send(spans[: offer.outcome.done], offer.begin(), until, ending)
+                offer.end()
         except Exception as error:
             contain("sending spans", error)
-            all_together.losses = [Loss(all_together.done, "failure of the agent", repr(error))]
-            all_together.spooled = 0
-        return all_together
+            offer.outcome.losses = [Loss(offer.outcome.done, "failure of the agent", repr(error))]
+            offer.outcome.spooled = 0
 
     def _has_more_to_send(self) -> bool:
         return any(output.waits for output in self._outputs or ())
@@ -333,19 +342,28 @@ def _without_empty_lists(span: Any) -> None:
 def _open_outputs(config: Config, say: Callable[[str], None]) -> list[Output]:
     outputs: list[Output] = []
     for name in sorted(config.to, reverse=True):  # otlp, which alone may leave spans for later, before the others
-        if name == "otlp":
-            from .otlp import OtlpOutput
+        try:
+            outputs.append(_output(name, config, say))
+        except Exception as error:
+            from .output import Nowhere
 
-            outputs.append(OtlpOutput(config, say))
-        elif name == "local":
-            from .store import Store
-
-            outputs.append(Store(config.path, config.store_size, config.run))
-        elif name == "console":
-            from .console import ConsoleOutput
-
-            outputs.append(ConsoleOutput())
+            contain(f"opening the output {name}", error)
+            outputs.append(Nowhere())
     return outputs
+
+
+def _output(name: str, config: Config, say: Callable[[str], None]) -> Output:
+    if name == "otlp":
+        from .otlp import OtlpOutput
+
+        return OtlpOutput(config, say)
+    if name == "local":
+        from .store import Store
+
+        return Store(config.path, config.store_size, config.run)
+    from .console import ConsoleOutput
+
+    return ConsoleOutput()
 
 
 def _current_thread() -> tuple[int, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MOST_REMEMBERED = 1024  # texts, and as many keys
 LONGEST_REMEMBERED = 128  # characters
+LONGEST_TEXT, OVERLAP = 2**16, 2**10  # characters that are kept of a text, and those behind them that are looked at too
 
 
 class Values:
@@ -33,12 +34,13 @@ class Values:
         self._clean_types = {bool, type(None)} if patterns else {bool, type(None), int, float}
 
     def text(self, text: str) -> str:
-        """Return the text without secrets."""
+        """Return the text without secrets; a long one is cut, since looking at all of it would take seconds."""
         if text in self._clean_texts:
             return text
-        redacted = without_secrets(text)
+        redacted = without_secrets(text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT + OVERLAP])
         for pattern in self._patterns:
             redacted = pattern.sub(_hide, redacted)
+        redacted = redacted[:LONGEST_TEXT]
         if redacted != text:
             return redacted
         _remember(text, self._clean_texts)

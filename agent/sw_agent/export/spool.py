@@ -13,36 +13,47 @@ from typing import NamedTuple
 
 from .encoding import Request
 from .output import Loss
-from .store_file import StoreFile
+from .store_file import StoreFile, is_locked
+from .stored import StoreError, what_is_wrong
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LEASE = 120 * 10**9  # nanoseconds after which what somebody has taken, and neither sent nor given back, is free again
+__all__ = ["FAILURES", "Spool", "Taken", "is_locked", "what_is_wrong"]
+
 SMALL = 2**16  # bytes up to which a request is put together with the one before
-FREE = f"taken_ns NOT BETWEEN ? - {LEASE} AND ?"
+FAILURES = (sqlite3.Error, StoreError, OSError)
+STILL_OURS = "id = ? AND taken_ns = ?"
+# Taken by nobody; or so long ago, or so far ahead of a clock that was set back, that whoever took it is gone.
+FREE = "(taken_ns = 0 OR taken_ns NOT BETWEEN :now - :lease AND :now + :lease)"
 
 
 class Taken(NamedTuple):
-    """A request that this process sends; `id` is its row."""
+    """A request that this process sends: its row, and when it was taken, which tells whether it is still this one's."""
 
     id: int
+    taken_ns: int
     spans: int
     body: bytes
 
 
 class Spool:
-    """The requests of one service, in the file at `path`; of `max_bytes` together, and `max_age` seconds old, at most.
+    """The requests of one service to one collector, in the file at `path`.
 
-    Everything here raises StoreError, sqlite3.Error or OSError where the file cannot be used.
+    All of the file together take `max_bytes`, and are `max_age` seconds old, at most. What somebody has taken, and
+    neither sent nor given back, is free again after `lease` seconds. Everything here raises one of `FAILURES` where the
+    file cannot be used.
     """
 
-    def __init__(self, path: str, service: str, max_bytes: int, max_age: float) -> None:
+    def __init__(
+        self, path: str, service: str, endpoint: str, max_bytes: int, max_age: float, lease: float = 120.0
+    ) -> None:
         self._file = StoreFile(path)
-        self._service = service
+        self._owner = {"service": service, "endpoint": endpoint}
         self._max_bytes = max_bytes
         self._max_age_ns = int(max_age * 1e9)
+        self._lease_ns = int(lease * 1e9)
 
     @property
     def path(self) -> str:
@@ -65,7 +76,7 @@ class Spool:
     def give_back(self, taken: Taken, until: float) -> None:
         """Put back what could not be sent."""
         self._file.write(
-            lambda database: database.execute("UPDATE spool SET taken_ns = 0 WHERE id = ?", (taken.id,)), until
+            lambda database: database.execute(f"UPDATE spool SET taken_ns = 0 WHERE {STILL_OURS}", taken[:2]), until
         )
 
     def close(self) -> None:
@@ -78,9 +89,9 @@ class Spool:
         now = time_ns()
         losses = self._make_room(database, len(request.body), now)
         last = database.execute(
-            "SELECT id, body FROM spool WHERE id = (SELECT max(id) FROM spool) AND service = ? AND length(body) < ?"
-            f" AND {FREE}",
-            (self._service, SMALL, now, now),
+            "SELECT id, body FROM spool WHERE id = (SELECT max(id) FROM spool) AND taken_ns = 0"
+            " AND service = :service AND endpoint = :endpoint AND length(body) < :small",
+            {**self._owner, "small": SMALL},
         ).fetchone()
         if last is not None:  # two messages of protobuf, one after the other, are one with the fields of both
             database.execute(
@@ -89,20 +100,22 @@ class Spool:
             )
         else:
             database.execute(
-                "INSERT INTO spool (service, put_ns, spans, body) VALUES (?, ?, ?, ?)",
-                (self._service, now, request.spans, request.body),
+                "INSERT INTO spool (service, endpoint, put_ns, spans, body)"
+                " VALUES (:service, :endpoint, :now, :spans, :body)",
+                {**self._owner, "now": now, "spans": request.spans, "body": request.body},
             )
         return True, losses
 
     def _make_room(self, database: sqlite3.Connection, size: int, now: int) -> list[Loss]:
         """Delete what is too old, of whatever service, and then of the oldest as much as takes the room of `size`."""
         free = f"SELECT id, spans, length(body) FROM spool WHERE {FREE}"
-        old = database.execute(f"{free} AND put_ns < ?", (now, now, now - self._max_age_ns)).fetchall()
+        times = {"now": now, "lease": self._lease_ns, "oldest": now - self._max_age_ns}
+        old = database.execute(f"{free} AND put_ns < :oldest", times).fetchall()
         _delete(database, old)
         (total,) = database.execute("SELECT coalesce(sum(length(body)), 0) FROM spool").fetchone()
         oldest = []
         excess = total + size - self._max_bytes
-        for row in database.execute(f"{free} ORDER BY id", (now, now)) if excess > 0 else ():
+        for row in database.execute(f"{free} ORDER BY id", times) if excess > 0 else ():
             if excess <= 0:
                 break
             oldest.append(row)
@@ -113,16 +126,17 @@ class Spool:
 
     def _next(self, database: sqlite3.Connection, sent: Taken | None) -> Taken | None:
         if sent is not None:
-            database.execute("DELETE FROM spool WHERE id = ?", (sent.id,))
+            database.execute(f"DELETE FROM spool WHERE {STILL_OURS}", sent[:2])
         now = time_ns()
         row = database.execute(
-            f"SELECT id, spans, body FROM spool WHERE service = ? AND {FREE} ORDER BY id LIMIT 1",
-            (self._service, now, now),
+            "SELECT id, spans, body FROM spool"
+            f" WHERE service = :service AND endpoint = :endpoint AND {FREE} ORDER BY id LIMIT 1",
+            {**self._owner, "now": now, "lease": self._lease_ns},
         ).fetchone()
         if row is None:
             return None
         database.execute("UPDATE spool SET taken_ns = ? WHERE id = ?", (now, row[0]))
-        return Taken(*row)
+        return Taken(row[0], now, *row[1:])
 
 
 def _delete(database: sqlite3.Connection, rows: Sequence[tuple[int, int, int]]) -> None:

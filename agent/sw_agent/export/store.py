@@ -38,14 +38,14 @@ class Store:
         self._run = run
         self._file = StoreFile(path)
 
-    def send(self, spans: Sequence[ReadableSpan], until: float, ending: bool) -> Outcome:  # noqa: ARG002
+    def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:  # noqa: ARG002
         """Write one batch; what SQLite says against it is the reason of the loss."""
         try:
             self._file.write(lambda database: self._insert(database, spans), until)
         except (sqlite3.Error, StoreError, OSError) as error:
-            loss = Loss(len(spans), "not written to the local store", what_is_wrong(self._file.path, error))
-            return Outcome(len(spans), [loss])
-        return Outcome(len(spans))
+            detail = what_is_wrong(self._file.path, error)
+            outcome.losses.append(Loss(len(spans), "not written to the local store", detail))
+        outcome.done = len(spans)
 
     def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002
         """Close the file."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from _thread import allocate_lock
 from contextlib import contextmanager, suppress
-from time import monotonic, sleep
+from time import monotonic
 
+from .._threads import allocate_lock, sleep
 from .stored import APPLICATION_ID, VERSION, check_file, is_ours
 
 TYPE_CHECKING = False
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 FORK_PATIENCE = 2.0  # seconds, for what takes milliseconds
-OPENING_PATIENCE = 2.0  # seconds to wait for another process that makes the file, at most
 BREATH = 0.001  # seconds between two batches, and between two looks whether another process has finished its own
 
 SCHEMA = """
@@ -40,7 +39,7 @@ CREATE INDEX spans_by_run ON spans (run) WHERE run IS NOT NULL;
 # `body` is an encoded request of `spans` spans; whoever is sending it has said so in `taken_ns`.
 SPOOL = """
 CREATE TABLE IF NOT EXISTS spool (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, service TEXT NOT NULL, put_ns INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, service TEXT NOT NULL, endpoint TEXT NOT NULL, put_ns INTEGER NOT NULL,
     taken_ns INTEGER NOT NULL DEFAULT 0, spans INTEGER NOT NULL, body BLOB NOT NULL)
 """
 
@@ -67,7 +66,7 @@ class StoreFile:
         """
         while True:
             try:
-                with _writing, transaction(self._open_database(until)) as database:
+                with _only_here(until), transaction(self._open_database()) as database:
                     result = work(database)
             except BaseException as error:
                 if not is_locked(error) or monotonic() > until:
@@ -79,8 +78,8 @@ class StoreFile:
                 return result
 
     def close(self) -> None:
-        """Close the file."""
-        with _writing:
+        """Close the file, unless another thread of this process has been writing for long."""
+        with suppress(sqlite3.OperationalError), _only_here(monotonic() + FORK_PATIENCE):
             self._close()
 
     def _close(self) -> None:
@@ -91,16 +90,32 @@ class StoreFile:
             with suppress(sqlite3.Error):
                 database.close()
 
-    def _open_database(self, until: float) -> sqlite3.Connection:
+    def _open_database(self) -> sqlite3.Connection:
         if self._database is not None and self._identity != _identity(self.path):
             self._close()  # somebody has deleted or replaced it
         if self._database is None:
             if not any(file.path == self.path for file in _open_files):
                 check_file(self.path)
-            self._database = _open(self.path, max(0.0, min(until - monotonic(), OPENING_PATIENCE)))
+            self._database = _open(self.path)
             self._identity = _identity(self.path)
             _open_files.add(self)
         return self._database
+
+
+@contextmanager
+def _only_here(until: float) -> Iterator[None]:
+    """Let no other thread of this process use SQLite inside.
+
+    Raises:
+        sqlite3.OperationalError: one does so until that time.
+    """
+    lock = _writing
+    if not lock.acquire(timeout=max(0.0, until - monotonic())):
+        raise sqlite3.OperationalError("locked by another thread")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # A fork: SQLite's locks do not survive it, and where a child inherits a connection SQLite takes them for its own there.
@@ -122,12 +137,12 @@ def after_fork_in_parent() -> None:
 
 def after_fork_in_child() -> None:
     """Begin anew: a thread that is not there may hold the lock, and have had files open, which must stay so here."""
-    global _writing, _open_files, _inherited
-    _inherited = _open_files
+    global _writing, _open_files
+    _inherited.update(_open_files)
     _writing, _open_files = allocate_lock(), set()
 
 
-def _open(path: str, patience: float) -> sqlite3.Connection:
+def _open(path: str) -> sqlite3.Connection:
     """Open the store, made with its folder where there is none.
 
     Raises:
@@ -136,7 +151,9 @@ def _open(path: str, patience: float) -> sqlite3.Connection:
     """
     _create_file(path)
     # Isolation level None: transactions are begun by hand. One thread at a time uses the connection, not always one.
-    database = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+    # Whoever finds the file locked tries again: waiting here would hold up a fork, and SQLite's own way to wait looks
+    # ten times a second, not often enough to find the gap that a busy writer leaves.
+    database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         if not is_ours(database, path):
             database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect before the first table only
@@ -150,8 +167,6 @@ def _open(path: str, patience: float) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL").fetchall()
         # NORMAL: a crash of the process loses nothing, one of the machine the last transactions, never the file.
         database.execute("PRAGMA synchronous = NORMAL")
-        # SQLite's own way to wait looks ten times a second: not often enough to find the gap that a busy writer leaves.
-        database.execute("PRAGMA busy_timeout = 0").fetchall()
     except BaseException:
         database.close()
         raise
@@ -188,7 +203,10 @@ def _locked_folder(folder: str) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise sqlite3.OperationalError("the folder is locked") from None
         yield
     finally:
         os.close(descriptor)

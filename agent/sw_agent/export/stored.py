@@ -38,6 +38,7 @@ class Spooled(NamedTuple):
     """What of one service waits in the spool for its collector."""
 
     service: str
+    endpoint: str
     spans: int
     bytes: int
     oldest_ns: int
@@ -144,8 +145,8 @@ def read_spool(path: str) -> list[Spooled]:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'spool'").fetchone():
             return []  # a store from before there was one
         rows = database.execute(
-            "SELECT service, sum(spans), sum(length(body)), min(put_ns) AS oldest FROM spool"
-            " GROUP BY service ORDER BY oldest"
+            "SELECT service, endpoint, sum(spans), sum(length(body)), min(put_ns) AS oldest FROM spool"
+            " GROUP BY service, endpoint ORDER BY oldest"
         )
         return [Spooled(*row) for row in rows]
 
