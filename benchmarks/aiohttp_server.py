@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 from collector import Collector
@@ -83,21 +83,25 @@ def measure(ways: Sequence[Way], rounds: int, collector: Collector) -> Iterator[
         rows[0].note = lost(collector, rounds * (REQUESTS + FLUSHES) + REQUESTS // 10 + FLUSHES)
         yield from rows
     latency = [Row(f"aiohttp server, {RATE} requests/s, {share}", "ms") for share in ("p50", "p99")]
-    yield from _measure(latency, ways, rounds, "/users/7", latency=True)
+    yield from _measure(latency, ways, rounds, "/users/7", ask=Server.latency)
     dropped = [Row("", "/s"), Row("aiohttp server, spans dropped, CPU of a request", "µs", budget=60, compared="added")]
-    yield _measure(dropped, ways, rounds, "/users/7", **DROPPED)[1]
+    yield _measure(dropped, ways, rounds, "/users/7", DROPPED)[1]
     stored = [Row("", "/s"), Row("aiohttp server, spans into the local store, CPU of a request", "µs")]
-    yield _measure(stored, [way for way in ways if way.name != PEER], rounds, "/users/7", **STORED)[1]
+    yield _measure(stored, [way for way in ways if way.name != PEER], rounds, "/users/7", STORED)[1]
 
 
 def _measure(
-    rows: Sequence[Row], ways: Sequence[Way], rounds: int, path: str, *, latency: bool = False, **variables: str
+    rows: Sequence[Row],
+    ways: Sequence[Way],
+    rounds: int,
+    path: str,
+    variables: dict[str, str] | None = None,
+    ask: Callable[[Server], tuple[float, float]] = Server.throughput,
 ) -> Sequence[Row]:
     with ExitStack() as stack:
-        servers = {way.name: Server(way, path, variables) for way in ways}
+        servers = {way.name: Server(way, path, variables or {}) for way in ways}
         for server in servers.values():
             stack.callback(server.close)
-        ask = Server.latency if latency else Server.throughput
         return fill(rows, ways, rounds, lambda way: ask(servers[way.name]))
 
 

@@ -22,8 +22,19 @@ def measure(ways: Sequence[Way], rounds: int, _collector: Collector) -> Iterator
     server = Row("aiohttp server, until it listens", "ms", compared="added")
     yield from fill([server], ways, rounds, lambda way: [_seconds_to_first_line(way, "server.py")])
     worker = Row("Celery worker, until it is ready", "ms", compared="added")
-    arguments = ("-m", "celery", "-A", "worker", "worker", "--pool", "solo", "--without-mingle", "--without-gossip")
-    yield from fill([worker], ways, rounds, lambda way: [_seconds_to_first_line(way, *arguments, "-q")])
+    arguments = (
+        "-m",
+        "celery",
+        "-q",
+        "-A",
+        "worker",
+        "worker",
+        "--pool",
+        "solo",
+        "--without-mingle",
+        "--without-gossip",
+    )
+    yield from fill([worker], ways, rounds, lambda way: [_seconds_to_first_line(way, *arguments)])
 
 
 def _seconds(way: Way, *arguments: str) -> float:

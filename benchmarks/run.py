@@ -1,9 +1,9 @@
 """What the agent costs: every program plain, under sw-python and under OpenTelemetry's agent, alternating in one run.
 
 `python benchmarks/run.py [--rounds N] [--no-peer] [--instructions] [BENCHMARK …]` prints one table; a whole run writes
-it into RESULTS.md too. "agent" and "OTel" compare medians with the plain runs: as a ratio, or as what is added where that
-has a sign. The machine's noise shows in the spread: the interquartile range over the median of the runs, plain or under
-sw-python, whichever is larger. A missed budget is marked "over".
+it into RESULTS.md too. "agent" and "OTel" compare medians with the plain runs: as a ratio, or as what is added where
+that has a sign. The machine's noise shows in the spread: the interquartile range over the median of the runs, plain or
+under sw-python, whichever is larger. A missed budget is marked "over".
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def describe(found: Sequence[Way], rounds: int) -> str:
     )
     return (
         f"{_processor()}, {os.cpu_count()} cores{load}; {platform.system()} {platform.release()}; Python"
-        f" {platform.python_version()}; {versions}; {datetime.date.today()}; {rounds} rounds; commands `{commands}`."
+        f" {platform.python_version()}; {versions}; {datetime.date.today()}; rounds: {rounds}; commands `{commands}`."
     )
 
 
@@ -97,4 +97,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

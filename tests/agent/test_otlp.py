@@ -402,8 +402,7 @@ def test_nobody_there_is_said_in_one_short_line_and_not_again_in_the_same_minute
             clock.ahead += 10
         (said,) = output.said  # type: ignore[attr-defined]
         assert said == (
-            f"the collector does not take spans, which wait in {tmp_path}/store.db: "
-            f"{endpoint}/v1/traces: [Errno 111] Connection refused"
+            f"spans wait in {tmp_path}/store.db for the collector {endpoint}/v1/traces: [Errno 111] Connection refused"
         )
         clock.ahead += 60
         outcome_of(output, spans("a"))

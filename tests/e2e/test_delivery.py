@@ -172,7 +172,7 @@ def test_a_collector_that_is_down_costs_one_line(launch: Launch) -> None:
         assert time.monotonic() - begun < 60
     assert out == ""
     assert err == (
-        f"sw-python: WARNING: the collector does not take spans, which wait in {app.store}: "
+        f"sw-python: WARNING: spans wait in {app.store} for the collector "
         f"{endpoint}/v1/traces: [Errno 111] Connection refused\n"
     )
 
@@ -193,7 +193,7 @@ def test_a_collector_that_never_answers_delays_the_end_by_no_more_than_configure
         begun = time.monotonic()
         _, err = app.end_with_stderr()
         assert time.monotonic() - begun < 30
-    assert err.startswith(f"sw-python: WARNING: the collector does not take spans, which wait in {app.store}: ")
+    assert err.startswith(f"sw-python: WARNING: spans wait in {app.store} for the collector ")
     assert err.count("\n") == 1
 
 

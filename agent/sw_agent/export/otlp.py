@@ -134,7 +134,8 @@ class OtlpOutput:
                 rejected = min(answer.partial_success.rejected_spans, spans)
                 losses.append(Loss(rejected, REFUSED, f"{self._endpoint}: {answer.partial_success.error_message}"))
             return None
-        return self._refusal or Refusal("no time", may_pass=True)
+        self._refusal = self._refusal or Refusal("no time to send them", may_pass=True)
+        return self._refusal
 
     def _may_try(self, until: float, ending: bool) -> bool:
         if ending and self._refusal is not None and self._refusal.answered:
@@ -151,9 +152,7 @@ class OtlpOutput:
         now = monotonic()
         if self._refusal is not None and (self._said_at is None or now - self._said_at >= SAY_AGAIN):
             self._said_at = now
-            self._say(
-                f"the collector does not take spans, which wait {self._keeper.place}: {self._endpoint}: {self._refusal}"
-            )
+            self._say(f"spans wait {self._keeper.place} for the collector {self._endpoint}: {self._refusal}")
 
 
 def _wire(protocol: str, endpoint: str, timeout: float) -> Wire:
