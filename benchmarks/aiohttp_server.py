@@ -80,7 +80,7 @@ def measure(ways: Sequence[Way], rounds: int, collector: Collector) -> Iterator[
         ]
         collector.counts()
         _measure(rows, ways, rounds, path)
-        rows[0].note = lost(collector, rounds * (REQUESTS + FLUSHES) + REQUESTS // 10 + FLUSHES)
+        rows[0].note = lost(collector, ways, rounds * (REQUESTS + FLUSHES) + REQUESTS // 10 + FLUSHES)
         yield from rows
     latency = [Row(f"aiohttp server, {RATE} requests/s, {share}", "ms") for share in ("p50", "p99")]
     yield from _measure(latency, ways, rounds, "/users/7", ask=Server.latency)

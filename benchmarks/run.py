@@ -14,7 +14,6 @@ import importlib
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 

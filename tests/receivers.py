@@ -38,9 +38,11 @@ class Received:
         self.code: grpc.StatusCode | None = None  # of a failure of the grpc service
         self.trailers: tuple[tuple[str, bytes], ...] = ()
         self.asked = 0
+        self.hangs_after: int | None = None  # requests, after which no answer comes before the test's end
         self.answer = threading.Event()
         self.answer.set()
         self.came = threading.Event()
+        self.over = threading.Event()
 
     def take(self, request: ExportTraceServiceRequest) -> None:
         self.requests.append(request)
@@ -89,6 +91,10 @@ def http_collector(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator
             if received.encodings[-1] == "gzip":
                 body = gzip.decompress(body)
             received.asked += 1
+            if received.hangs_after is not None and received.asked > received.hangs_after:
+                received.over.wait()
+                self.close_connection = True
+                return
             if received.raw is not None:
                 self.wfile.write(received.raw)
                 self.close_connection = True
@@ -119,6 +125,7 @@ def http_collector(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator
         yield received
     finally:
         received.answer.set()
+        received.over.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -10,6 +10,7 @@ from _thread import allocate_lock, get_ident, interrupt_main, start_new_thread
 from . import _log, _sigterm
 from ._containment import contain
 from ._patching import Patch
+from ._threads import sleep
 from .export.pipeline import Pipeline
 
 TYPE_CHECKING = False
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
     from ._config import Config
 
+AFTER_HOOKS = 0.02  # seconds, which is longer than what else Python calls after a fork
 FORK_WAIT = 0.5  # seconds that a fork may wait for the worker to end, where a collector hangs
 
 pipeline: Pipeline | None = None
 _config: Config | None = None
 _forking: LockType = allocate_lock()
 _forking_thread: int | None = None
+_interrupted = False  # by Ctrl-C, during the fork that is under way
 _paused = False  # the worker, for the fork that is under way
 _store_file: Any = None  # `export.store_file`, where it has closed its files for the fork that is under way
 _when_forked: list[Callable[[], None]] = []
@@ -185,6 +188,8 @@ def _in_parent() -> None:
     finally:
         _forking_thread = None
         _forking.release()
+        if _interrupted:
+            start_new_thread(_interrupt_soon, ())
 
 
 def _counts_threads() -> bool:
@@ -195,17 +200,25 @@ def _counts_threads() -> bool:
     return sys.version_info >= (3, 12) and not thread_count()
 
 
+def _interrupt_soon() -> None:
+    global _interrupted
+    _interrupted = False
+    sleep(AFTER_HOOKS)
+    interrupt_main()
+
+
 def _not_lost(error: BaseException, place: str) -> None:
     """Contain a failure of ours; Ctrl-C, which would be ignored here, comes again when this is over."""
+    global _interrupted
     if isinstance(error, KeyboardInterrupt):
-        start_new_thread(interrupt_main, ())
+        _interrupted = True
     elif isinstance(error, Exception):
         contain(place, error)
 
 
 def _in_child() -> None:
-    global _forking, _forking_thread, _paused, _store_file
-    _forking, _forking_thread, _paused, _store_file = allocate_lock(), None, False, None
+    global _forking, _forking_thread, _interrupted, _paused, _store_file
+    _forking, _forking_thread, _interrupted, _paused, _store_file = allocate_lock(), None, False, False, None
     try:
         if (store_file := sys.modules.get("sw_agent.export.store_file")) is not None:
             store_file.after_fork_in_child()

@@ -66,6 +66,13 @@ class Watch:
             wait_for_end_of(self._native_id, monotonic() + LONGEST_GOODBYE)
             self.close()
 
+    def _read(self) -> bytes:
+        try:
+            word = os.read(self._reading, 1) if self.is_there else b""
+        except OSError:  # closed in between
+            return b""
+        return word if self.is_there else b""
+
     def close(self) -> None:
         """Close the pipe; the thread must be gone."""
         if self.is_there:
@@ -81,7 +88,7 @@ class Watch:
         try:
             self._native_id = get_native_id()
             name_thread(self._native_id, NAME)
-            word = os.read(self._reading, 1)
+            word = self._read()
             if not word:
                 _lost(self)
             elif word != self.END:

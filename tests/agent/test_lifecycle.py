@@ -414,3 +414,136 @@ while threading.active_count() > 1: pass
     )
     app.end()
     assert app.names() == ["a"]
+
+
+# What else a program may do meanwhile
+
+
+def test_threads_that_fork_at_once_lose_nothing(launch: Launch) -> None:
+    app = launch(
+        """
+import os, threading
+from sw_agent._containment import failures
+
+def forks(who):
+    for number in range(30):
+        with S(f"{who}.{number}"):
+            pid = os.fork()
+            if not pid:
+                with S(f"{who}.{number}.child"): pass
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+threads = [threading.Thread(target=forks, args=(who,)) for who in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(failures)
+""",
+        SW_EXPORT_FLUSH_INTERVAL="0.01",
+        PYTHONWARNINGS="ignore:This process:DeprecationWarning",
+    )
+    assert app.end() == "{}\n"
+    expected = [f"{who}.{number}" for who in range(3) for number in range(30)]
+    assert app.names() == sorted([*expected, *(f"{name}.child" for name in expected)])
+
+
+@pytest.mark.parametrize("opens", ["", "files = [open(f'own{n}', 'w+b', buffering=0) for n in range(8)]"])
+def test_a_program_that_closes_all_files_is_not_killed_and_its_own_are_left_alone(launch: Launch, opens: str) -> None:
+    app = launch(
+        f"""
+import os, time
+files = []
+with S("before"):
+    os.closerange(3, 256)
+    {opens or "pass"}
+    for file in files: file.write(b"data")
+for number in range(20):
+    with S("after"): time.sleep(0.005)
+for file in files:
+    file.seek(0)
+    assert file.read() == b"data"
+    file.write(b"more")
+print("alive")
+""",
+        SW_EXPORT_FLUSH_INTERVAL="0.01",
+    )
+    assert app.end() == "alive\n"
+    assert app.names() == ["after"] * 20 + ["before"]
+
+
+@pytest.mark.parametrize("spans", ["for _ in range(2):\n    with S('after'): pass", "S('after').__enter__()"])
+def test_sigterm_is_caught_again_after_a_fork(launch: Launch, spans: str) -> None:
+    app = launch(
+        f"""
+import os, time
+pid = os.fork()
+if not pid: os._exit(0)
+os.waitpid(pid, 0)
+with S("before"):
+    pid = os.fork()
+    if not pid: os._exit(0)
+    os.waitpid(pid, 0)
+{spans}
+print("ready")
+time.sleep(60)
+""",
+        SW_EXPORT_FLUSH_INTERVAL="60",
+    )
+    wait_for_line(app, "ready")
+    app.process.terminate()
+    app.end(-signal.SIGTERM)
+    assert set(app.names()) == {"after", "before"}
+
+
+def test_ctrl_c_while_a_fork_waits_is_not_lost(launch: Launch) -> None:
+    with silent_collector() as endpoint:
+        app = launch(
+            """
+import os, signal, threading, time
+from sw_agent import _lifecycle
+with S("a"): pass
+while not _lifecycle.pipeline._in_hand: time.sleep(0.01)
+pause = _lifecycle.pipeline.worker.pause
+def interrupted(timeout):
+    signal.raise_signal(signal.SIGINT)
+    return pause(timeout)
+_lifecycle.pipeline.worker.pause = interrupted
+try:
+    pid = os.fork()
+    if not pid: os._exit(0)
+    os.waitpid(pid, 0)
+    time.sleep(10)
+    print("lost")
+except KeyboardInterrupt:
+    print("came")
+_lifecycle.pipeline.worker.pause = pause
+""",
+            SW_EXPORT_TO="otlp",
+            SW_EXPORT_ENDPOINT=endpoint,
+            SW_EXPORT_EXIT_TIMEOUT="0.5",
+            SW_EXPORT_FLUSH_INTERVAL="0.01",
+        )
+        out, _ = app.end_with_stderr()
+    assert "came" in out
+    assert "lost" not in out
+
+
+def test_whoever_leaves_by_os_exit_gets_no_further_also_when_a_signals_handler_raises(launch: Launch) -> None:
+    with silent_collector() as endpoint:
+        app = launch(
+            """
+import os, signal
+with S("a"): pass
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+def handler(*_): raise TimeoutError
+signal.signal(signal.SIGALRM, handler)
+try:
+    os._exit(7)
+except TimeoutError:
+    print("further")
+""",
+            SW_EXPORT_TO="otlp",
+            SW_EXPORT_ENDPOINT=endpoint,
+        )
+        out, _ = app.end_with_stderr(7)
+    assert out == ""

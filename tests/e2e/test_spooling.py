@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -401,3 +402,75 @@ with S("span", attributes={str(n): "x" * 100 for n in range(20)}) as span:
         assert {len(attribute.value.string_value) for attribute in span.attributes if attribute.key.isdecimal()} <= {10}
         assert {len(event.attributes) for event in span.events} == {2}
         assert (span.dropped_events_count, span.dropped_links_count) == (17, 16)
+
+
+def test_a_batch_of_several_requests_is_sent_once_also_when_the_second_one_hangs(launch: Launch) -> None:
+    program = "for n in range(4):\n    with S(str(n), attributes={f'x{i}': 'y' * 60_000 for i in range(7)}): pass\n"
+    with http_collector() as collector:
+        collector.hangs_after = 1
+        app = launch(program, collector.endpoint, SW_EXPORT_TIMEOUT="60", SW_EXPORT_BATCH_SIZE="4")
+        app.end_with_stderr()
+        first = collector.names
+        assert 0 < len(first) < 4
+        assert spooled(app) == 4 - len(first)
+        endpoint = collector.endpoint
+    with http_collector(port=port_of(endpoint)) as back:
+        launch("with S('next'): pass", endpoint).end()
+        assert sorted([*first, *back.names]) == ["0", "1", "2", "3", "next"]
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/bin/flock"), reason="needs flock")
+@pytest.mark.parametrize("to", ["otlp", "local"])
+def test_a_folder_that_somebody_locks_does_not_hold_up_the_end(launch: Launch, to: str, tmp_path: Path) -> None:
+    with nobody() as endpoint, subprocess.Popen(["flock", str(tmp_path), "cat"], stdin=subprocess.PIPE) as locker:
+        app = launch(SPANS, endpoint, SW_EXPORT_TO=to, SW_EXPORT_EXIT_TIMEOUT="1")
+        begun = time.monotonic()
+        _, err = app.end_with_stderr()
+        assert time.monotonic() - begun < 30
+        locker.communicate()
+    assert "20 not" in err
+
+
+def test_without_sqlite_a_collector_gets_its_spans(launch: Launch) -> None:
+    with http_collector() as collector:
+        app = launch(
+            "import sys\nsys.modules['_sqlite3'] = sys.modules['sqlite3'] = None\n" + SPANS, collector.endpoint
+        )
+        app.end()
+        assert collector.names == NAMES
+
+
+def test_an_output_that_cannot_be_opened_costs_no_other(launch: Launch) -> None:
+    with http_collector() as collector:
+        app = launch(
+            "import sys\nsys.modules['_sqlite3'] = sys.modules['sqlite3'] = None\n" + SPANS,
+            collector.endpoint,
+            SW_EXPORT_TO="otlp,local",
+        )
+        _, err = app.end_with_stderr()
+        assert collector.names == NAMES
+    assert "20 failure of the agent" in err
+
+
+def test_under_gevent_an_outage_is_survived(launch: Launch) -> None:
+    with nobody() as endpoint:
+        app = launch(
+            "from gevent import monkey; monkey.patch_all()\nimport gevent\n" + SPANS + "gevent.sleep(0.3)\n" + SPANS,
+            endpoint,
+            SW_EXPORT_FLUSH_INTERVAL="0.01",
+        )
+        _, err = app.end_with_stderr()
+        assert spooled(app) == 40
+    assert err.count("\n") == 1
+
+
+def test_a_very_long_text_does_not_hold_up_the_end(launch: Launch) -> None:
+    app = launch(
+        "with S('span', attributes={'text': '{\"key\": \"value@://\"}, ' * 500_000}): pass",
+        "",
+        SW_EXPORT_TO="local",
+        SW_EXPORT_EXIT_TIMEOUT="60",
+    )
+    app.end()
+    (span,) = app.spans()
+    assert len(span.attributes["text"]) == 65536
