@@ -143,6 +143,19 @@ def child_ending() -> None:
     _end()
 
 
+def begin_before_threads_end() -> None:
+    """Have the worker's thread at the end of the program; from Python 3.12 on none can be started in exit functions.
+
+    Without it the main thread would have to send, and wait for whatever a network does.
+    """
+    register = getattr(sys.modules.get("threading"), "_register_atexit", None)
+    if sys.version_info >= (3, 12) and register is not None and pipeline is not None and _config and _config.to:
+        try:
+            register(pipeline.worker.begin)
+        except RuntimeError:  # the program has ended
+            return
+
+
 # A fork
 
 

@@ -146,6 +146,7 @@ def _feed(provider: Any) -> None:
     if not _fed:
         carrier.prepare()
         _lifecycle.stand_aside_first()
+        _lifecycle.begin_before_threads_end()
     _fed.append(provider)
     provider.add_span_processor(_lifecycle.pipeline)
     _lifecycle.flush_before_sudden_ends()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from contextlib import nullcontext
 
@@ -281,6 +282,7 @@ def test_a_program_does_not_see_that_its_sigterm_is_caught(launch: Launch) -> No
     app = launch(
         """
 import signal
+import sys
 with S("a"): pass
 print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 print(signal.signal(signal.SIGTERM, print) is signal.SIG_DFL)
@@ -547,3 +549,25 @@ except TimeoutError:
         )
         out, _ = app.end_with_stderr(7)
     assert out == ""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="starts threads also at its end")
+def test_what_ends_in_an_exit_function_is_sent_by_the_agents_thread(launch: Launch) -> None:
+    """In the main thread the network could hold up the end of the program."""
+    app = launch(
+        """
+import atexit, time
+from sw_agent import _lifecycle
+running = _lifecycle.pipeline.worker._running
+with S("early"): pass
+while running.locked(): time.sleep(0.01)
+
+@atexit.register
+def late():
+    with S("late"): pass
+    print(running.locked())
+""",
+        SW_EXPORT_FLUSH_INTERVAL="0.2",
+    )
+    assert app.end() == "True\n"
+    assert app.names() == ["early", "late"]
