@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from _thread import _count as thread_count
-from _thread import allocate_lock, get_ident, interrupt_main, start_new_thread
+from _thread import RLock, interrupt_main, start_new_thread
 
 from . import _log, _sigterm
 from ._containment import contain
@@ -15,7 +15,6 @@ from .export.pipeline import Pipeline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import LockType
     from collections.abc import Callable
     from typing import Any
 
@@ -26,8 +25,7 @@ FORK_WAIT = 0.5  # seconds that a fork may wait for the worker to end, where a c
 
 pipeline: Pipeline | None = None
 _config: Config | None = None
-_forking: LockType = allocate_lock()
-_forking_thread: int | None = None
+_forking: Any = RLock()
 _interrupted = False  # by Ctrl-C, during the fork that is under way
 _paused = False  # the worker, for the fork that is under way
 _store_file: Any = None  # `export.store_file`, where it has closed its files for the fork that is under way
@@ -170,12 +168,11 @@ def stand_aside_first() -> None:
 
 def _before_fork() -> None:
     """Let worker, files and signals stand aside. Nobody else forks meanwhile: each fork undoes this for itself."""
-    global _forking_thread, _paused, _store_file
-    if _forking_thread == get_ident():  # it is called twice
+    global _paused, _store_file
+    if _forking._is_owned():  # it is called twice
         return
     try:
         _forking.acquire()
-        _forking_thread = get_ident()
         _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
         module: Any = sys.modules.get("sw_agent.export.store_file")
         _store_file = module if module is not None and module.before_fork() else None
@@ -185,8 +182,8 @@ def _before_fork() -> None:
 
 
 def _in_parent() -> None:
-    global _forking_thread, _paused, _store_file
-    if _forking_thread != get_ident():
+    global _paused, _store_file
+    if not _forking._is_owned():
         return
     paused, store_file, _paused, _store_file = _paused, _store_file, False, None
     try:
@@ -199,7 +196,6 @@ def _in_parent() -> None:
     except BaseException as error:
         _not_lost(error, "after a fork")
     finally:
-        _forking_thread = None
         _forking.release()
         if _interrupted:
             start_new_thread(_interrupt_soon, ())
@@ -230,8 +226,8 @@ def _not_lost(error: BaseException, place: str) -> None:
 
 
 def _in_child() -> None:
-    global _forking, _forking_thread, _interrupted, _paused, _store_file
-    _forking, _forking_thread, _interrupted, _paused, _store_file = allocate_lock(), None, False, False, None
+    global _forking, _interrupted, _paused, _store_file
+    _forking, _interrupted, _paused, _store_file = RLock(), False, False, None
     try:
         if (store_file := sys.modules.get("sw_agent.export.store_file")) is not None:
             store_file.after_fork_in_child()

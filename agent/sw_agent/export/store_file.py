@@ -125,8 +125,12 @@ def before_fork() -> bool:
     """Close all files until the fork is over; return whether that was possible within `FORK_PATIENCE` seconds."""
     if not _writing.acquire(timeout=FORK_PATIENCE):
         return False
-    for file in list(_open_files):
-        file._close()
+    try:
+        for file in list(_open_files):
+            file._close()
+    except BaseException:  # of a signal's handler
+        _writing.release()
+        raise
     return True
 
 

@@ -118,7 +118,11 @@ class Worker:
                     return False
             self._stopping = False
         self._left_over = self._pending()
-        wait_for_end_of(self._native_id, monotonic() + timeout)
+        try:
+            wait_for_end_of(self._native_id, monotonic() + timeout)
+        except BaseException:  # of a signal's handler
+            self._running.release()
+            raise
         return True
 
     def resume(self) -> None:
