@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import _count as thread_count
 from _thread import RLock, interrupt_main, start_new_thread
+from _thread import _count as thread_count
 
 from . import _log, _sigterm
 from ._containment import contain
