@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import os
 import sys
-from _thread import RLock, interrupt_main, start_new_thread
+from _thread import RLock, get_ident, start_new_thread
 from _thread import _count as thread_count
 
 from . import _log, _sigterm
@@ -198,7 +199,7 @@ def _in_parent() -> None:
     finally:
         _forking.release()
         if _interrupted:
-            start_new_thread(_interrupt_soon, ())
+            start_new_thread(_interrupt_soon, (get_ident(),))
 
 
 def _counts_threads() -> bool:
@@ -209,11 +210,11 @@ def _counts_threads() -> bool:
     return sys.version_info >= (3, 12) and not thread_count()
 
 
-def _interrupt_soon() -> None:
+def _interrupt_soon(thread: int) -> None:
     global _interrupted
     _interrupted = False
     sleep(AFTER_HOOKS)
-    interrupt_main()
+    _signal.pthread_kill(thread, _signal.SIGINT)
 
 
 def _not_lost(error: BaseException, place: str) -> None:

@@ -597,3 +597,24 @@ def test_secrets_do_not_reach_the_log(output: Kept, said: Callable[[], list[str]
     piped.spans("a")
     assert piped.pipeline.flush(FOREVER)
     assert said() == ["spans dropped: 1 refused (http://REDACTED:REDACTED@host: REDACTED)"]
+
+
+def test_that_spans_wait_is_said_once_a_minute_whatever_is_opened_anew(
+    output: Kept, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = Piped(output)
+
+    def open_outputs(_config: object, say: Callable[[str], None]) -> list[Kept]:
+        say("spans wait")
+        return [output]
+
+    monkeypatch.setattr(piped.pipeline, "_open_outputs", open_outputs)
+    for _ in range(3):
+        piped.spans("a")
+        assert piped.pipeline.worker.pause(FOREVER)
+        piped.pipeline.worker.resume()
+    assert (output.closed, said()) == (3, ["spans wait"])
+    monkeypatch.setattr("sw_agent.export.pipeline.SAY_AGAIN", 0)
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert said() == ["spans wait", "spans wait"]

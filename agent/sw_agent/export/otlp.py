@@ -42,17 +42,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds in which the collector is left
 SHORTEST_TRY = 0.05  # seconds
 SLICE = 0.5  # seconds of a round for what is in the spool: then it is the turn of what has ended since
 LOOK_AGAIN = 10.0  # seconds between two looks into a spool that was empty: another process may have left something
-SAY_AGAIN = 60.0  # seconds between two messages that the collector cannot be reached
 REFUSED = "refused by the collector"
 
 
 class OtlpOutput:
-    """Sends spans to a collector; `say(message)` is told when that does not take them."""
+    """Sends spans to a collector; `say(message)` is told each time that does not take them."""
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self._config = config
         self._say = say
-        self._said_at: float | None = None
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
         self._keeper = Keeper(config, self._endpoint)
         self._encoder = Encoder()
@@ -149,9 +147,7 @@ class OtlpOutput:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _say_refusal(self) -> None:
-        now = monotonic()
-        if self._refusal is not None and (self._said_at is None or now - self._said_at >= SAY_AGAIN):
-            self._said_at = now
+        if self._refusal is not None:
             self._say(f"spans wait {self._keeper.place} for the collector {self._endpoint}: {self._refusal}")
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Opener = Callable[[Config, Callable[[str], None]], list[Output]]
 
 SAMPLED = 1  # `opentelemetry.trace.TraceFlags.SAMPLED`
-SAY_DROPS_EVERY = 60.0  # seconds
+SAY_AGAIN = 60.0  # seconds
 # The shares of the time at the end in which spans are sent, and in which the worker keeps what could not be sent.
 SENDING, KEEPING = 0.5, 0.75
 GOODBYE = 0.2  # seconds at the end for the worker's own end
@@ -64,6 +64,7 @@ class Pipeline:
         self._outputs: list[Output] | None = None
         self._redaction: Redaction | None = None
         self._said_at: float | None = None
+        self._said_that_spans_wait_at: float | None = None
         self._sending_until: float | None = None  # when the program ends
         self._closed = self._hangs = False
         self.books = Books()
@@ -237,7 +238,7 @@ class Pipeline:
                 from .redaction import Redaction
 
                 self._redaction = Redaction(self._config.redact)
-                self._outputs = self._open_outputs(self._config, self._say)
+                self._outputs = self._open_outputs(self._config, self._say_that_spans_wait)
             except Exception as error:
                 contain("opening the outputs", error)
         self.worker.settled()
@@ -315,11 +316,17 @@ class Pipeline:
 
     def _say_drops(self, *, last: bool = False) -> None:
         now = monotonic()
-        if not self._config.to or (not last and self._said_at is not None and now - self._said_at < SAY_DROPS_EVERY):
+        if not self._config.to or (not last and self._said_at is not None and now - self._said_at < SAY_AGAIN):
             return
         if news := self.books.news():
             self._said_at = now
             self._say(f"spans dropped: {news}")
+
+    def _say_that_spans_wait(self, message: str) -> None:
+        now = monotonic()
+        if self._said_that_spans_wait_at is None or now - self._said_that_spans_wait_at >= SAY_AGAIN:
+            self._said_that_spans_wait_at = now
+            self._say(message)
 
     def _say(self, message: str) -> None:
         from .._log import logger
