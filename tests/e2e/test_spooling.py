@@ -28,8 +28,13 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     launched: list[Launched] = []
 
     def start(code: str, endpoint: str, **more: Any) -> Launched:
-        settings = {"SW_EXPORT_TO": "otlp", "SW_EXPORT_ENDPOINT": endpoint, "SW_AGENT_NAME": "shop", **more}
-        launched.append(Launched(tmp_path, code, **settings))
+        settings = {
+            "SW_EXPORT_TO": "otlp",
+            "SW_EXPORT_ENDPOINT": endpoint,
+            "SW_AGENT_NAME": "shop",
+            "SW_EXPORT_EXIT_TIMEOUT": "20",  # also on a busy machine, where imports alone take seconds
+        }
+        launched.append(Launched(tmp_path, code, **{**settings, **more}))
         return launched[-1]
 
     yield start
@@ -128,7 +133,7 @@ else:
 @pytest.mark.parametrize("end", ["", "import os; os._exit(0)", "import os; os.execlp('true', 'true')"])
 def test_what_a_collector_that_hangs_has_not_taken_at_the_end_is_kept(launch: Launch, end: str) -> None:
     with silent_collector() as endpoint:
-        app = launch(SPANS + end, endpoint, SW_EXPORT_EXIT_TIMEOUT="2", SW_EXPORT_TIMEOUT="60")
+        app = launch(SPANS + end, endpoint, SW_EXPORT_EXIT_TIMEOUT="6", SW_EXPORT_TIMEOUT="60")
         begun = time.monotonic()
         app.end_with_stderr()
         assert time.monotonic() - begun < 30
@@ -140,7 +145,7 @@ def test_a_request_that_hangs_already_when_the_program_ends_is_kept_with_all_beh
         app = launch(
             SPANS + "print('ready')\ninput()\n" + SPANS,
             endpoint,
-            SW_EXPORT_EXIT_TIMEOUT="2",
+            SW_EXPORT_EXIT_TIMEOUT="6",
             SW_EXPORT_TIMEOUT="60",
             SW_EXPORT_FLUSH_INTERVAL="0.01",
         )

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 SAMPLED = 1  # `opentelemetry.trace.TraceFlags.SAMPLED`
 SAY_AGAIN = 60.0  # seconds
-# The shares of the time at the end in which spans are sent, and in which the worker keeps what could not be sent.
-SENDING, KEEPING = 0.5, 0.75
+# The shares of the time at the end: for a request that was under way, for sending, for the worker to keep the rest.
+LOOKING, SENDING, KEEPING = 0.25, 0.5, 0.75
 GOODBYE = 0.2  # seconds at the end for the worker's own end
 FORGOTTEN = 1000  # open spans after which those are looked for that have gone without an end
 
@@ -163,7 +163,11 @@ class Pipeline:
         deadline = monotonic() + timeout
         self._sending_until = monotonic() + timeout * SENDING
         try:
-            if not self.worker.finish(timeout * KEEPING):
+            before = self._in_hand.get("offer")
+            finished = self.worker.finish(timeout * LOOKING)
+            if not finished and (before is None or self._in_hand.get("offer") is not before):
+                finished = self.worker.finish(timeout * (KEEPING - LOOKING))
+            if not finished:
                 self._hangs = True
                 self._keep(deadline)
         finally:
