@@ -376,7 +376,7 @@ def test_a_dying_process_is_not_held_up_by_a_collector_that_hangs(launch: Launch
             "import time\nwith S('a'): pass\nprint('ready')\nwhile True: time.sleep(0.05)",
             SW_EXPORT_TO="otlp",
             SW_EXPORT_ENDPOINT=endpoint,
-            SW_EXPORT_EXIT_TIMEOUT="1",
+            SW_EXPORT_EXIT_TIMEOUT="4",
         )
         wait_for_line(app, "ready")
         begun = time.monotonic()

@@ -187,7 +187,7 @@ def test_a_collector_that_never_answers_delays_the_end_by_no_more_than_configure
             SW_EXPORT_TO="otlp",
             SW_EXPORT_ENDPOINT=endpoint,
             SW_EXPORT_PROTOCOL=protocol,
-            SW_EXPORT_EXIT_TIMEOUT="1",
+            SW_EXPORT_EXIT_TIMEOUT="4",
             SW_EXPORT_TIMEOUT="60",
         )
         begun = time.monotonic()

@@ -413,7 +413,7 @@ def test_a_batch_of_several_requests_is_sent_once_also_when_the_second_one_hangs
     program = "for n in range(4):\n    with S(str(n), attributes={f'x{i}': 'y' * 60_000 for i in range(7)}): pass\n"
     with http_collector() as collector:
         collector.hangs_after = 1
-        app = launch(program, collector.endpoint, SW_EXPORT_TIMEOUT="60", SW_EXPORT_BATCH_SIZE="4")
+        app = launch(program, collector.endpoint, SW_EXPORT_TIMEOUT="60", SW_EXPORT_EXIT_TIMEOUT="4")
         app.end_with_stderr()
         first = collector.names
         assert 0 < len(first) < 4
