@@ -17,7 +17,7 @@ help:
 	@echo "make compat      run public test suites plain and under the agent, and compare them"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff format the code"
-	@echo "make bench       measure what the agent costs"
+	@echo "make bench       measure what the agent costs, in ROUNDS=5, beside OpenTelemetry's; writes benchmarks/RESULTS.md"
 	@echo "make clean       remove what was installed here"
 
 demo: $(VENV)/.installed
@@ -55,14 +55,13 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+ROUNDS ?= 5
+BENCH_ARGS ?=
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/run.py
-	$(BIN)/python benchmarks/aiohttp_server.py
-	$(BIN)/python benchmarks/aiohttp_client.py
-	$(BIN)/python benchmarks/celery_publish.py
+	@$(BIN)/python benchmarks/run.py --rounds $(ROUNDS) $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv .venv-3.* .debian-3.* .compat
+	rm -rf .venv .venv-3.* .debian-3.* .compat .bench
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

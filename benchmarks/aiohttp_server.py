@@ -47,6 +47,10 @@ class Server:
         cpu = self._flushed() - cpu
         return count / (time.perf_counter() - start), cpu / count
 
+    def cpu(self) -> tuple[float]:
+        """Return the seconds of CPU of a request."""
+        return (self.throughput()[1],)
+
     def latency(self) -> tuple[float, float]:
         """Return the median and the 99th percentile of the seconds from when a request was due to its answer."""
         found, start = [], time.perf_counter()
@@ -84,10 +88,11 @@ def measure(ways: Sequence[Way], rounds: int, collector: Collector) -> Iterator[
         yield from rows
     latency = [Row(f"aiohttp server, {RATE} requests/s, {share}", "ms") for share in ("p50", "p99")]
     yield from _measure(latency, ways, rounds, "/users/7", ask=Server.latency)
-    dropped = [Row("", "/s"), Row("aiohttp server, spans dropped, CPU of a request", "µs", budget=60, compared="added")]
-    yield _measure(dropped, ways, rounds, "/users/7", DROPPED)[1]
-    stored = [Row("", "/s"), Row("aiohttp server, spans into the local store, CPU of a request", "µs")]
-    yield _measure(stored, [way for way in ways if way.name != PEER], rounds, "/users/7", STORED)[1]
+    dropped = Row("aiohttp server, spans dropped, CPU of a request", "µs", budget=60, compared="added")
+    yield from _measure([dropped], ways, rounds, "/users/7", DROPPED, Server.cpu)
+    stored = Row("aiohttp server, spans into the local store, CPU of a request", "µs")
+    own = [way for way in ways if way.name != PEER]
+    yield from _measure([stored], own, rounds, "/users/7", STORED, Server.cpu)
 
 
 def _measure(
@@ -96,7 +101,7 @@ def _measure(
     rounds: int,
     path: str,
     variables: dict[str, str] | None = None,
-    ask: Callable[[Server], tuple[float, float]] = Server.throughput,
+    ask: Callable[[Server], tuple[float, ...]] = Server.throughput,
 ) -> Sequence[Row]:
     with ExitStack() as stack:
         servers = {way.name: Server(way, path, variables or {}) for way in ways}

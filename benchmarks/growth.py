@@ -8,15 +8,15 @@ from collector import Collector
 from measuring import DROPPED, Row, Way, fill
 
 COUNTS = ("1", "10", "100", "1000")
-KINDS = {
-    "start and end of a thread": ("crowd.py", "threads"),
-    "start and end of a task": ("crowd.py", "tasks"),
-    "start and end of a span beside open ones": ("open_spans.py", "cost"),
-}
+KINDS = (
+    ("thread, start and end, {} at once", ("crowd.py", "threads"), "ratio"),
+    ("task, start and end, {} at once", ("crowd.py", "tasks"), "ratio"),
+    ("span, start and end, beside {} open", ("open_spans.py", "cost"), "absolute"),
+)
 
 
 def measure(ways: Sequence[Way], rounds: int, _collector: Collector) -> Iterator[Row]:
-    """Measure all counts of a kind in one process, in a span."""
-    for what, program in KINDS.items():
-        rows = [Row(f"{what}, {int(count):,} at once", "µs") for count in COUNTS]
+    """Measure all counts of a kind in one process."""
+    for what, program, compared in KINDS:
+        rows = [Row(what.format(f"{int(count):,}"), "µs", compared=compared) for count in COUNTS]
         yield from fill(rows, ways, rounds, lambda way, p=program: way.numbers(*p, *COUNTS, **DROPPED))  # type: ignore[misc]

@@ -12,18 +12,18 @@ from measuring import DROPPED, Row, Way, fill
 VALGRIND = ("valgrind", "--tool=callgrind", "--trace-children=yes", "--callgrind-out-file=/dev/null")
 FEW, MANY = 500, 1_500
 
-PROGRAMS = {
-    "instructions of submit to a thread pool, in a span": "submit.py",
-    "instructions of a span's start and end": "open_spans.py",
-}
+PROGRAMS = (
+    ("instructions of submit to a thread pool, in a span", "submit.py", "ratio"),
+    ("instructions of a span's start and end", "open_spans.py", "absolute"),
+)
 
 
 def measure(ways: Sequence[Way], _rounds: int, _collector: Collector) -> Iterator[Row]:
     """Count few and many operations: the difference leaves out the start and the end of the process."""
     if shutil.which("valgrind") is None:
         raise SystemExit("instructions are counted by valgrind, which is not installed")
-    for what, program in PROGRAMS.items():
-        row = Row(what, "k instr.")
+    for what, program, compared in PROGRAMS:
+        row = Row(what, "k", compared=compared)
         yield from fill([row], ways, 1, lambda way, p=program: [_instructions(way, p)])  # type: ignore[misc]
 
 

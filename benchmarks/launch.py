@@ -49,8 +49,8 @@ def _seconds_to_first_line(way: Way, *arguments: str) -> float:
         assert process.stdout is not None
         line = process.stdout.readline()
         taken = time.perf_counter() - start
-        process.terminate()
-        _, errors = process.communicate(timeout=60)
+        process.kill()
+        _, errors = process.communicate()
     if not line:
         raise SystemExit(f"{way.name}: {' '.join(arguments)}: no line\n{errors}")
     return taken

@@ -17,7 +17,7 @@ DROPPED = {"OTEL_TRACES_EXPORTER": "none"}  # spans are made, and not sent
 TIMEOUT = 300  # seconds for a program that has hung
 
 # What one unit is in what programs print: seconds, bytes, operations per second.
-UNITS = {"µs": 1e-6, "ms": 1e-3, "MB": 2**20, "/s": 1.0, "k instr.": 1e3}
+UNITS = {"µs": 1e-6, "ms": 1e-3, "MB": 2**20, "/s": 1.0, "k": 1e3}
 
 
 @dataclass(frozen=True)

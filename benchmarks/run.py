@@ -1,9 +1,7 @@
 """What the agent costs: every program plain, under sw-python and under OpenTelemetry's agent, alternating in one run.
 
 `python benchmarks/run.py [--rounds N] [--no-peer] [--instructions] [BENCHMARK …]` prints one table; a whole run writes
-it into RESULTS.md too. "agent" and "OTel" compare medians with the plain runs: as a ratio, or as what is added where
-that has a sign. The machine's noise shows in the spread: the interquartile range over the median of the runs, plain or
-under sw-python, whichever is larger. A missed budget is marked "over".
+it into RESULTS.md too.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import datetime
 import importlib
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,16 +21,23 @@ from ways import ways
 RESULTS = Path(__file__).with_name("RESULTS.md")
 BENCHMARKS = ("launch", "hops", "spans", "aiohttp_server", "aiohttp_client", "celery_publish", "growth")
 LIBRARIES = ("aiohttp", "celery", "opentelemetry-sdk", "opentelemetry-distro", "sw-python")
-WIDTHS = (64, 11, 11, 14, 10, 10, 10, 7, 0)
+WIDTHS = (61, 14, 14, 14, 12, 12, 10, 8, 0)
+READING = """\
+"agent" and "OTel" compare medians with the plain runs: as a ratio; as what is added, which has a sign; or alone, with a
+unit only, where a plain run has nothing of the kind. The machine's noise shows in its load before the run, and in the
+spread: the interquartile range over the median of the runs, plain or under sw-python, whichever is larger. A missed
+budget is marked "over"."""
 
 
 def main() -> None:
     """Measure what was asked for, and print each row as soon as it is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description="Measure what the agent costs.", epilog=READING)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each program in each way")
     parser.add_argument("--no-peer", action="store_true", help=f"leave {PEER} out")
     parser.add_argument("--instructions", action="store_true", help="count instructions too, with valgrind")
-    parser.add_argument("benchmarks", nargs="*", choices=[*BENCHMARKS, []], help="only these")
+    part = f"measure only these, and do not write the file: {', '.join(BENCHMARKS)}"
+    choices = [*BENCHMARKS, []]  # the last is for none given
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", choices=choices, help=part)
     chosen = parser.parse_args()
     names = [*(chosen.benchmarks or BENCHMARKS), *["instructions"] * chosen.instructions]
     rows: list[Row] = []
@@ -51,7 +55,7 @@ def main() -> None:
 
 def describe(found: Sequence[Way], rounds: int) -> str:
     """Return on what, with what, when and by which commands is measured."""
-    versions = "; ".join(f"{way.name}: {_versions(way)}" for way in found[1:])
+    versions = "; ".join(f"{way.name}: {way.run('versions.py', *LIBRARIES)[0].strip()}" for way in found[1:])
     load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
     commands = ", ".join(
         " ".join([*(Path(each).name for each in way.launcher[:1]), *way.launcher[1:], "python …"]) for way in found
@@ -70,20 +74,9 @@ def aligned(cells: Sequence[str]) -> str:
 
 def as_markdown(heading: str, rows: Sequence[Row]) -> str:
     """Return the whole of RESULTS.md."""
-    assert __doc__ is not None
-    reading = " ".join(__doc__.split("\n\n")[1].split("too. ")[1].split())
     table = "\n".join(f"| {' | '.join(row.cells())} |" for row in rows)
     line = "| --- " + "| ---: " * (len(HEADINGS) - 2) + "| --- |"
-    return f"{heading}\n\n{reading} `make bench` writes this file.\n\n| {' | '.join(HEADINGS)} |\n{line}\n{table}\n"
-
-
-def _versions(way: Way) -> str:
-    code = "import sys; from importlib.metadata import distributions as all; named = sys.argv[1:]; print(*sorted("
-    code += "{f'{each.name} {each.version}' for each in all() if each.name in named}), sep=', ')"
-    done = subprocess.run(
-        [way.python, "-c", code, *LIBRARIES], env=way.environ, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    return f"{heading}\n\n{' '.join(READING.split())} `make bench` writes this file.\n\n| {' | '.join(HEADINGS)} |\n{line}\n{table}\n"
 
 
 def _processor() -> str:
