@@ -74,9 +74,10 @@ def aligned(cells: Sequence[str]) -> str:
 
 def as_markdown(heading: str, rows: Sequence[Row]) -> str:
     """Return the whole of RESULTS.md."""
-    table = "\n".join(f"| {' | '.join(row.cells())} |" for row in rows)
-    line = "| --- " + "| ---: " * (len(HEADINGS) - 2) + "| --- |"
-    return f"{heading}\n\n{' '.join(READING.split())} `make bench` writes this file.\n\n| {' | '.join(HEADINGS)} |\n{line}\n{table}\n"
+    reading = " ".join(READING.split())
+    lines = [HEADINGS, ["---", *["---:"] * (len(HEADINGS) - 2), "---"], *(row.cells() for row in rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"{heading}\n\n{reading} `make bench` writes this file.\n\n{table}\n"
 
 
 def _processor() -> str:
