@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from .._threads import allocate_lock
 from .encoding import Encoder
 from .output import Loss, Outcome
 
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 
 TRY_AGAIN = 30.0  # seconds after which a spool that could not be used is tried again
 SHORTEST_KEEP = 0.2  # seconds, also where sending has taken all the time that there was
+LONGEST_PUT = 0.5  # seconds to wait at the end for a request that is just being kept
+NOT_ENCODED = "encoding failed"
 LEASE = 120.0  # seconds that a request may be under way from the spool, at least
 
 
 class Keeper:
     """An output that sends nothing and spools everything; also the spool that `OtlpOutput` falls back on.
 
-    `given_up` says that another thread has taken over what this one hangs with, lest both keep it.
+    What becomes of a request is noted under a lock: while one thread hangs with it another may take it over, and only
+    one of them may keep it.
     """
 
     def __init__(self, config: Config, endpoint: str) -> None:
@@ -33,7 +37,8 @@ class Keeper:
 
         self._config = config
         self._endpoint = endpoint
-        self.given_up = self.waits = False
+        self._settling = allocate_lock()
+        self._taken_over = self.waits = False
         self._encoder = Encoder()
         self._unusable_until, self._trouble = 0.0, ""
         self._spool: Any = None
@@ -52,29 +57,44 @@ class Keeper:
     @property
     def usable(self) -> bool:
         """Whether the spool can be used, as far as is known."""
-        return monotonic() >= self._unusable_until and not self.given_up
+        return monotonic() >= self._unusable_until
 
     @property
     def place(self) -> str:
         """Where spans wait, for people."""
         return f"in {self._config.path}" if monotonic() >= self._unusable_until else f"in memory ({self._trouble})"
 
+    def begin(self) -> None:
+        """Let this thread have what comes from now on, whatever another one has taken over before."""
+        self._taken_over = False
+
+    def settle(self, request: Request, outcome: Outcome, loss: Loss | None = None) -> bool:
+        """Note that a request is delivered, or lost in part; return False where another thread has taken it over."""
+        with self._settling:
+            if self._taken_over:
+                return False
+            outcome.losses += [loss] if loss is not None else []
+            outcome.done += request.spans
+            return True
+
     def keep(self, request: Request, until: float, outcome: Outcome) -> bool:
         """Put a request into the spool; return whether it is settled, also by being lost."""
-        if not self.usable:
-            return False
-        try:
-            kept, losses = self._spool.put(request, max(until, monotonic() + SHORTEST_KEEP))
-        except self._failures as error:
-            self._fail(error)
-            return False
-        outcome.spool_losses += losses
-        if kept:
-            outcome.spooled += request.spans
-            self.waits = True
-        else:
-            outcome.losses.append(Loss(request.spans, "spool full"))
-        return True
+        with self._settling:
+            if self._taken_over or not self.usable:
+                return False
+            try:
+                kept, losses = self._spool.put(request, max(until, monotonic() + SHORTEST_KEEP))
+            except self._failures as error:
+                self._fail(error)
+                return False
+            outcome.spool_losses += losses
+            if kept:
+                outcome.spooled += request.spans
+                self.waits = True
+            else:
+                outcome.losses.append(Loss(request.spans, "spool full"))
+            outcome.done += request.spans
+            return True
 
     def empty(self, sent: Callable[[bytes, int], bool], stop: float, until: float) -> None:
         """Take requests out, each for `sent(body, spans)`, until that returns False or it is time to `stop`."""
@@ -97,10 +117,9 @@ class Keeper:
         """Spool a batch."""
         for request in self._encoder.requests(spans):
             if request.lost:
-                outcome.losses.append(Loss(request.lost, "encoding failed"))
+                self.settle(request, outcome, Loss(request.lost, NOT_ENCODED))
             elif monotonic() > until or not self.keep(request, until, outcome):
                 break
-            outcome.done += request.spans
 
     def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002
         """Close the file."""
@@ -108,8 +127,11 @@ class Keeper:
         return Outcome()
 
     def standby(self) -> Keeper:
-        """Return another one, with a connection of its own."""
-        self.given_up = True
+        """Return another one, with a connection of its own; what this one has not settled is that one's."""
+        settled = self._settling.acquire(timeout=LONGEST_PUT)
+        self._taken_over = True
+        if settled:
+            self._settling.release()
         return Keeper(self._config, self._endpoint)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from time import monotonic
 from .._threads import sleep
 from . import quiet
 from .encoding import Encoder
-from .keeper import Keeper
+from .keeper import NOT_ENCODED, Keeper
 from .output import Loss, Outcome
 from .refusal import Refusal
 
@@ -69,17 +69,20 @@ class OtlpOutput:
 
     def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:
         """Send a batch, or spool it; leave what can neither be sent nor spooled."""
-        self._keeper.given_up = False
+        self._keeper.begin()
         if not self._keeper.usable and not self._may_try(until, ending):
             return
         for request in self._encoder.requests(spans):
-            if request.lost:
-                outcome.losses.append(Loss(request.lost, "encoding failed"))
+            loss = Loss(request.lost, NOT_ENCODED) if request.lost else None
+            refusal = None
+            if loss is None:
+                refusal, loss = self._post(request.body, request.spans, until, ending)
+            if refusal is None:
+                settled = self._keeper.settle(request, outcome, loss)
             else:
-                refusal = self._post(request.body, request.spans, until, ending, outcome.losses)
-                if refusal is not None and not self._keeper.keep(request, until, outcome):
-                    break
-            outcome.done += request.spans
+                settled = self._keeper.keep(request, until, outcome)
+            if not settled:
+                break
         self._say_refusal()
 
     def end_round(self, until: float, ending: bool) -> Outcome:
@@ -90,11 +93,11 @@ class OtlpOutput:
             self._look_again = now + LOOK_AGAIN
 
             def sent(body: bytes, spans: int) -> bool:
-                lost: list[Loss] = []
-                if self._post(body, spans, until, ending, lost) is not None:
+                refusal, loss = self._post(body, spans, until, ending)
+                if refusal is not None:
                     return False
-                outcome.spool_losses += lost
-                outcome.resent += spans - sum(loss.count for loss in lost)
+                outcome.spool_losses += [loss] if loss is not None else []
+                outcome.resent += spans - (loss.count if loss is not None else 0)
                 return True
 
             self._keeper.empty(sent, until if ending else now + SLICE, until)
@@ -112,8 +115,8 @@ class OtlpOutput:
         self._keeper.close()
         self._wire.close()
 
-    def _post(self, body: bytes, spans: int, until: float, ending: bool, losses: list[Loss]) -> Refusal | None:
-        """Send a request, and note what is lost of it; return why it has to be kept, or None where it has not.
+    def _post(self, body: bytes, spans: int, until: float, ending: bool) -> tuple[Refusal | None, Loss | None]:
+        """Send a request; return why it has to be kept, or None where it has not, and what is lost of it.
 
         Where the program ends, a collector that only asks for patience is asked again as long as there is time.
         """
@@ -123,17 +126,16 @@ class OtlpOutput:
                 answer = self._wire.post(body, min(until - monotonic(), self._config.export_timeout))
             except Refusal as refusal:
                 if not refusal.may_pass:
-                    losses.append(Loss(spans, REFUSED, f"{self._endpoint}: {refusal}"))
-                    return None
+                    return None, Loss(spans, REFUSED, f"{self._endpoint}: {refusal}")
                 self._leave_alone(refusal)
                 continue
             self._refusal, self._pause, self._not_before = None, FIRST_PAUSE, 0.0
             if answer is not None and answer.partial_success.rejected_spans > 0:
                 rejected = min(answer.partial_success.rejected_spans, spans)
-                losses.append(Loss(rejected, REFUSED, f"{self._endpoint}: {answer.partial_success.error_message}"))
-            return None
+                return None, Loss(rejected, REFUSED, f"{self._endpoint}: {answer.partial_success.error_message}")
+            return None, None
         self._refusal = self._refusal or Refusal("no time to send them", may_pass=True)
-        return self._refusal
+        return self._refusal, None
 
     def _may_try(self, until: float, ending: bool) -> bool:
         if ending and self._refusal is not None and self._refusal.answered:
