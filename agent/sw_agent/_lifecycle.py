@@ -145,7 +145,7 @@ def child_ending() -> None:
 def begin_before_threads_end() -> None:
     """Have the worker's thread at the end of the program; from Python 3.12 on none can be started in exit functions.
 
-    Without it the main thread has to send, and to wait for whatever a network does. Python 3.12.1 starts none even here.
+    Without it the main thread has to send, and to wait for whatever a network does. (Python 3.12.1 starts none here.)
     """
     register = getattr(sys.modules.get("threading"), "_register_atexit", None)
     if sys.version_info >= (3, 12) and register is not None and pipeline is not None and _config and _config.to:
