@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from launched import Launched
+from launched import Launch, Launched
 from receivers import attributes_of, http_collector
 from sw_agent.cli import main
-
-Launch = Callable[..., Launched]
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
-    launched: list[Launched] = []
-
-    def start(code: str, **more: Any) -> Launched:
-        launched.append(Launched(tmp_path, code, **more))
-        return launched[-1]
-
-    yield start
-    for each in launched:
-        each.close()
 
 
 def incomplete(app: Launched) -> list[str]:

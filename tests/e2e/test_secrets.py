@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launched import Launched
+from launched import Launch
 from receivers import grpc_collector, http_collector, nobody
-
-Launch = Callable[..., Launched]
 
 SECRETS = """
 url = "postgresql://shop:hunter2@db/orders"
@@ -29,16 +27,8 @@ PATTERN = r"\b4\d{15}\b"
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
-    launched: list[Launched] = []
-
-    def start(code: str, *options: str, **more: Any) -> Launched:
-        launched.append(Launched(tmp_path, code, *options, SW_EXPORT_REDACT=PATTERN, **more))
-        return launched[-1]
-
-    yield start
-    for each in launched:
-        each.close()
+def launch(launch: Launch) -> Launch:
+    return partial(launch, SW_EXPORT_REDACT=PATTERN)
 
 
 @pytest.mark.parametrize("way", ["local", "console", "http/protobuf", "grpc", "spool"])

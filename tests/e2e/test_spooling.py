@@ -6,17 +6,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from launched import Launched
+from launched import Launch, Launched
 from receivers import grpc_collector, http_collector, nobody, silent_collector
 from sw_agent.export.stored import StoreError, read_spool
-
-Launch = Callable[..., Launched]
 
 SPANS = "for number in range(20):\n    with S(f'{number:02}'): pass\n"
 NAMES = [f"{number:02}" for number in range(20)]
@@ -24,22 +21,17 @@ COLLECTORS = {"http/protobuf": http_collector, "grpc": grpc_collector}
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
-    launched: list[Launched] = []
+def launch(launch: Launch) -> Launch:
+    settings = {
+        "SW_EXPORT_TO": "otlp",
+        "SW_AGENT_NAME": "shop",
+        "SW_EXPORT_EXIT_TIMEOUT": "20",  # also on a busy machine, where imports alone take seconds
+    }
 
-    def start(code: str, endpoint: str, **more: Any) -> Launched:
-        settings = {
-            "SW_EXPORT_TO": "otlp",
-            "SW_EXPORT_ENDPOINT": endpoint,
-            "SW_AGENT_NAME": "shop",
-            "SW_EXPORT_EXIT_TIMEOUT": "20",  # also on a busy machine, where imports alone take seconds
-        }
-        launched.append(Launched(tmp_path, code, **{**settings, **more}))
-        return launched[-1]
+    def start(code: str, endpoint: str, **more: str) -> Launched:
+        return launch(code, **{**settings, "SW_EXPORT_ENDPOINT": endpoint, **more})
 
-    yield start
-    for each in launched:
-        each.close()
+    return start
 
 
 def spooled(app: Launched) -> int:

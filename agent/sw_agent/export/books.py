@@ -38,8 +38,7 @@ class Books:
 
     def drop(self, count: int, reason: str, detail: str = "") -> None:
         """Count spans as dropped."""
-        _add(self._dropped, count, reason)
-        self._details[reason] = detail or self._details.get(reason, "")
+        self._note(self._dropped, count, reason, detail)
 
     def settle(self, outcome: Outcome) -> None:
         """Count what became of a batch."""
@@ -49,8 +48,11 @@ class Books:
         for loss in outcome.losses:
             self.drop(loss.count, loss.reason, loss.detail)
         for loss in outcome.spool_losses:
-            _add(self.dropped_in_spool, loss.count, loss.reason)
-            self._details[loss.reason] = loss.detail or self._details.get(loss.reason, "")
+            self._note(self.dropped_in_spool, loss.count, loss.reason, loss.detail)
+
+    def _note(self, counts: dict[str, int], count: int, reason: str, detail: str) -> None:
+        _add(counts, count, reason)
+        self._details[reason] = detail or self._details.get(reason, "")
 
     def news(self) -> str:
         """Return how many spans were dropped since this was last asked for, by reason."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from time import time_ns
 
-from opentelemetry.sdk.trace import ReadableSpan
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import Span
+    from opentelemetry.sdk.trace import ReadableSpan, Span
 
 INCOMPLETE = "sw.incomplete"
 
 
 def as_it_is(span: Span) -> ReadableSpan:
     """Return a copy of an open span that ends now and says that it does so before its time."""
+    from opentelemetry.sdk.trace import ReadableSpan  # not where only the name is wanted
+
     return ReadableSpan(
         name=span.name,
         context=span.context,

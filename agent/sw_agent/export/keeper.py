@@ -39,7 +39,7 @@ class Keeper:
         self._endpoint = endpoint
         self._settling = allocate_lock()
         self._taken_over = self.waits = False
-        self._encoder = Encoder()
+        self.encoder = Encoder()
         self._unusable_until, self._trouble = 0.0, ""
         self._spool: Any = None
         try:
@@ -62,7 +62,7 @@ class Keeper:
     @property
     def place(self) -> str:
         """Where spans wait, for people."""
-        return f"in {self._config.path}" if monotonic() >= self._unusable_until else f"in memory ({self._trouble})"
+        return f"in {self._config.path}" if self.usable else f"in memory ({self._trouble})"
 
     def begin(self) -> None:
         """Let this thread have what comes from now on, whatever another one has taken over before."""
@@ -115,7 +115,7 @@ class Keeper:
 
     def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:  # noqa: ARG002
         """Spool a batch."""
-        for request in self._encoder.requests(spans):
+        for request in self.encoder.requests(spans):
             if request.lost:
                 self.settle(request, outcome, Loss(request.lost, NOT_ENCODED))
             elif monotonic() > until or not self.keep(request, until, outcome):

@@ -12,7 +12,6 @@ from time import monotonic
 
 from .._threads import sleep
 from . import quiet
-from .encoding import Encoder
 from .keeper import NOT_ENCODED, Keeper
 from .output import Loss, Outcome
 from .refusal import Refusal
@@ -53,7 +52,6 @@ class OtlpOutput:
         self._say = say
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
         self._keeper = Keeper(config, self._endpoint)
-        self._encoder = Encoder()
         with quiet.without_thread_pool():
             self._wire = _wire(config.protocol, self._endpoint, config.export_timeout)
         self._refusal: Refusal | None = None  # the last one, as long as nothing has been taken since
@@ -72,7 +70,7 @@ class OtlpOutput:
         self._keeper.begin()
         if not self._keeper.usable and not self._may_try(until, ending):
             return
-        for request in self._encoder.requests(spans):
+        for request in self._keeper.encoder.requests(spans):
             loss = Loss(request.lost, NOT_ENCODED) if request.lost else None
             refusal = None
             if loss is None:

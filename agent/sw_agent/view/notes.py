@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..export.incomplete import INCOMPLETE
 from .tree import Row
 from .wording import printable
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from ..export.store import StoredSpan
 
 FAILED, RECORDED, OPEN, FOLLOWS = "failed", "recorded", "open", "follows"
-INCOMPLETE = "sw.incomplete"  # what `export.incomplete` says of a span
 
 
 def notes(row: Row, by_id: Mapping[str, StoredSpan]) -> list[tuple[str, str]]:
