@@ -55,6 +55,10 @@ class Launched:
         assert self.process.stdout is not None
         return self.process.stdout.readline().rstrip("\n")
 
+    def wait_for(self, line: str) -> None:
+        """Wait for the next line on stdout, which must be this one."""
+        assert self.read_line() == line
+
     def end(self, expected: int = 0) -> str:
         """Wait for the end, check the exit status and that nobody complained, and return the rest of stdout."""
         out, err = self.end_with_stderr(expected)

@@ -4,10 +4,10 @@ A handler in Python is weaker than the default disposition, which kills whatever
 notes the signal, and calls the handler when the main thread next runs Python code: one that comes just before a
 blocking call waits for the end of that, and `Pool.terminate()` waits for its worker for ever.
 
-So the signal is caught by the handler in C that `faulthandler` has, which writes at once, from whatever thread, into a
-pipe. A thread that reads there flushes, takes the handler away, and sends the signal again. This holds only while there
-is something to send; for the rest of the time there is no handler at all. `signal.getsignal` says SIG_DFL throughout,
-and when the program sets a handler of its own this one is gone before.
+So the signal is caught by a handler in C, `_sigterm_handler`, which writes at once, from whatever thread, into a pipe.
+A thread that reads there flushes, takes the handler away, and sends the signal again. This holds only while there is
+something to send; for the rest of the time there is no handler at all. `signal.getsignal` says SIG_DFL throughout, and
+when the program sets a handler of its own this one is gone before.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _lock = RLock()  # a signal handler of the program's may set another one
 
 
 class Watch:
-    """The pipe, and the thread that reads it: a byte of `faulthandler`'s is a SIGTERM, END is the word to end."""
+    """The pipe, and the thread that reads it: END is the word to end, any other byte is the handler's."""
 
     END = b"\0"
 
@@ -185,24 +185,24 @@ def resume() -> None:
 
 def forget() -> None:
     """Begin anew in a forked process."""
-    global wanted, _always, _lock
+    global wanted, _always, _lock, _watch
     wanted = _always = False
-    _lock = RLock()
+    _lock, watch, _watch = RLock(), _watch, None
+    if watch is not None:  # another thread's span began between `stand_aside` and the fork
+        _unregister()
 
 
 def _begin() -> None:
     global _watch
     try:
-        import faulthandler
-
-        if _flush is None or not hasattr(faulthandler, "register"):  # Windows
-            return
-        if not _lock.acquire(False):
+        if _flush is None or not _lock.acquire(False):
             return  # somebody is at it; a span that ends in the garbage collector or in a signal handler must not wait
         try:
             if _watch is None and _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
+                handler = _handler()
                 _watch = Watch(_flush)
-                faulthandler.register(_signal.SIGTERM, file=_watch.writing, all_threads=False, chain=False)
+                if not handler.register(_watch.writing):
+                    pause()
         finally:
             _lock.release()
     except RuntimeError:  # the interpreter is ending, and starts no more threads
@@ -213,13 +213,16 @@ def _begin() -> None:
         contain("catching SIGTERM", error)
 
 
-def _unregister() -> None:
-    import faulthandler
+def _handler() -> Any:
+    try:
+        from . import _sigterm_handler as handler
+    except ImportError:  # it is not compiled
+        from . import _sigterm_by_faulthandler as handler  # type: ignore[no-redef]
+    return handler
 
-    # It puts back the disposition that it found: not over a handler that the program has set since, by a `signal` that
-    # it had bound to a name of its own before the agent could see to it.
-    if _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
-        faulthandler.unregister(_signal.SIGTERM)
+
+def _unregister() -> None:
+    _handler().unregister()
 
 
 def _make_way(wrapped: Callable[..., Any], _: None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from contextlib import nullcontext
 
 import pytest
 
-from launched import Launch, Launched
+from launched import Launch
 from receivers import Received, grpc_collector, http_collector, nobody, silent_collector
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -205,106 +204,7 @@ for thread in threads: thread.join()
     assert app.names().count("child") == 150
 
 
-# SIGTERM. Programs wait in short sleeps: a signal that comes between Python's last look and a long sleep's beginning
-# is handled after the sleep, without the agent too.
-
-
-def wait_for_line(app: Launched, line: str) -> None:
-    assert app.read_line() == line
-
-
-def test_sigterm_with_its_default_disposition_kills_after_the_flush(launch: Launch) -> None:
-    app = launch("import time\nwith S('a'): pass\nprint('ready')\nwhile True: time.sleep(0.05)")
-    wait_for_line(app, "ready")
-    app.process.terminate()
-    app.end(-signal.SIGTERM)
-    assert app.names() == ["a"]
-
-
-def test_sigterm_ends_the_programs_span_too(launch: Launch) -> None:
-    app = launch("import time\nprint('ready')\nwhile True: time.sleep(0.05)", "--program-span")
-    wait_for_line(app, "ready")
-    app.process.terminate()
-    app.end(-signal.SIGTERM)
-    (span,) = app.spans()
-    assert (span.status, span.status_description) == ("ERROR", "SystemExit: SIGTERM")
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_handler_of_the_programs_own_is_left_alone(launch: Launch, when: str) -> None:
-    handler = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-    app = launch(
-        ("" if when == "before" else handler)
-        + "with S('a'): pass\nprint('ready')\nimport time\nwhile True: time.sleep(0.05)",
-        prelude=(handler if when == "before" else "")
-        + "from opentelemetry import trace\nS = trace.get_tracer('x').start_as_current_span\n",
-    )
-    wait_for_line(app, "ready")
-    app.process.terminate()
-    app.end(7)
-    assert app.names() == ["a"]
-
-
-def test_a_handler_that_calls_the_one_before_it_goes_on(launch: Launch) -> None:
-    app = launch(
-        """
-import signal, time
-def handler(number, frame):
-    if callable(before): before(number, frame)
-    print("handled")
-before = signal.signal(signal.SIGTERM, handler)
-print("ready")
-while True: time.sleep(0.05)
-"""
-    )
-    wait_for_line(app, "ready")
-    app.process.terminate()
-    wait_for_line(app, "handled")
-    app.process.kill()
-    app.end_with_stderr(-signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    "sends",
-    [
-        "os.kill(os.getpid(), signal.SIGTERM)",
-        "signal.raise_signal(signal.SIGTERM)",
-        "signal.signal(signal.SIGTERM, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGTERM)",
-    ],
-)
-def test_a_program_that_sends_sigterm_to_itself_gets_no_further(launch: Launch, sends: str) -> None:
-    app = launch(f"import os, signal\nwith S('a'): pass\n{sends}\nprint('further')")
-    assert app.end(-signal.SIGTERM) == ""
-    assert app.names() == ["a"]
-
-
-def test_a_program_does_not_see_that_its_sigterm_is_caught(launch: Launch) -> None:
-    app = launch(
-        """
-import signal
-import sys
-with S("a"): pass
-print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
-print(signal.signal(signal.SIGTERM, print) is signal.SIG_DFL)
-print(signal.signal(signal.SIGTERM, signal.SIG_DFL) is print)
-"""
-    )
-    assert app.end() == "True\nTrue\nTrue\n"
-
-
-def test_sigterm_kills_also_while_the_main_thread_is_in_a_call_that_does_not_come_back(launch: Launch) -> None:
-    app = launch(
-        """
-import hashlib
-with S("a"): pass
-print("ready")
-hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2**31 - 1)
-"""
-    )
-    wait_for_line(app, "ready")
-    app.process.terminate()
-    app.end(-signal.SIGTERM)
-    assert app.names() == ["a"]
+# The end
 
 
 @pytest.mark.parametrize("leaves", ["os._exit(0)", "os.execv(sys.executable, [sys.executable, '-c', ''])"])
@@ -312,78 +212,6 @@ def test_what_ended_before_the_process_leaves_suddenly_is_sent(launch: Launch, l
     app = launch(f"import os, sys\nwith S('a'): pass\n{leaves}")
     app.end()
     assert app.names() == ["a"]
-
-
-def test_an_ignored_sigterm_stays_ignored(launch: Launch) -> None:
-    app = launch(
-        "import os; os.kill(os.getpid(), signal.SIGTERM); print(signal.getsignal(signal.SIGTERM) is signal.SIG_IGN)",
-        prelude="import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nfrom opentelemetry import trace\n",
-    )
-    assert app.end() == "True\n"
-
-
-def test_a_program_that_never_traces_has_its_default_sigterm(launch: Launch) -> None:
-    app = launch("import signal\nprint(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)", prelude="")
-    assert app.end() == "True\n"
-
-
-def test_sigterm_in_a_forked_child_kills_it_after_the_flush(launch: Launch) -> None:
-    app = launch(
-        """
-import os, signal, time
-read, write = os.pipe()
-pid = os.fork()
-if pid == 0:
-    with S("child"): pass
-    os.write(write, b"x")
-    while True: time.sleep(0.05)
-os.read(read, 1)
-os.kill(pid, signal.SIGTERM)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
-    )
-    assert app.end() == "-15\n"
-    assert app.names() == ["child"]
-
-
-def test_a_terminated_process_of_multiprocessing_has_flushed(launch: Launch) -> None:
-    app = launch(
-        """
-import multiprocessing, time
-def work(ready):
-    with S("work"): pass
-    ready.set()
-    while True: time.sleep(0.05)
-if __name__ == "__main__":
-    for method in ("fork", "spawn"):
-        context = multiprocessing.get_context(method)
-        ready = context.Event()
-        process = context.Process(target=work, args=(ready,))
-        process.start()
-        ready.wait()
-        process.terminate()
-        process.join()
-        print(process.exitcode)
-"""
-    )
-    assert app.end() == "-15\n-15\n"
-    assert app.names() == ["work", "work"]
-
-
-def test_a_dying_process_is_not_held_up_by_a_collector_that_hangs(launch: Launch) -> None:
-    with silent_collector() as endpoint:
-        app = launch(
-            "import time\nwith S('a'): pass\nprint('ready')\nwhile True: time.sleep(0.05)",
-            SW_EXPORT_TO="otlp",
-            SW_EXPORT_ENDPOINT=endpoint,
-            SW_EXPORT_EXIT_TIMEOUT="4",
-        )
-        wait_for_line(app, "ready")
-        begun = time.monotonic()
-        app.process.terminate()
-        _, err = app.end_with_stderr(-signal.SIGTERM)
-        assert time.monotonic() - begun < 30
-    assert err.startswith(f"sw-python: WARNING: spans wait in {app.store} for the collector ")
 
 
 def test_signals_reach_the_program_as_before(launch: Launch) -> None:
@@ -399,7 +227,7 @@ print("got it")
 """,
         SW_EXPORT_FLUSH_INTERVAL="0.01",
     )
-    wait_for_line(app, "ready")
+    app.wait_for("ready")
     os.kill(app.process.pid, signal.SIGUSR1)
     assert app.end() == "got it\n"
 
@@ -491,7 +319,7 @@ time.sleep(60)
 """,
         SW_EXPORT_FLUSH_INTERVAL="60",
     )
-    wait_for_line(app, "ready")
+    app.wait_for("ready")
     app.process.terminate()
     app.end(-signal.SIGTERM)
     assert set(app.names()) == {"after", "before"}

@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import sw_agent
 from launched import SW_PYTHON, own_environ
 from sw_agent.cli import COMMANDS
+from sw_agent.cli import doctor as doctor_command
 
 READING = ("config", "plugins", "doctor", "traces", "show")
 
@@ -388,6 +391,14 @@ def test_doctor_lists_what_it_does_not_understand_without_calling_it_wrong(docto
         "SW_PLUGIN_THREADING_SPNAS": "SW_PLUGIN_THREADING_SPANS",
     }
     assert any(note.startswith("OTEL_TRACES_SAMPLER: 'jaeger_remote'") for note in report["notes"])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_doctor_says_where_the_handler_of_sigterm_is_not_compiled(monkeypatch, compiled):
+    monkeypatch.delattr(sw_agent, "_sigterm_handler", raising=False)
+    monkeypatch.setitem(sys.modules, "sw_agent._sigterm_handler", ModuleType("handler") if compiled else None)
+    notes = doctor_command.examine({}, {})["notes"]
+    assert any("SIGTERM is not compiled" in note for note in notes) is not compiled
 
 
 def test_doctor_finds_other_agents_and_the_one_whose_command_it_shares(doctor, tmp_path):

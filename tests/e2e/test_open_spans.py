@@ -15,11 +15,6 @@ def incomplete(app: Launched) -> list[str]:
     return sorted(span.name for span in app.spans() if span.attributes.get("sw.incomplete"))
 
 
-def wait_for_line(app: Launched, line: str) -> None:
-    while (read := app.read_line()) != line:
-        assert read, "it has ended"
-
-
 IN_A_DAEMON = """
 import threading
 ready = threading.Event()
@@ -57,7 +52,7 @@ def test_a_collector_gets_it_too(launch: Launch) -> None:
 
 def test_sigterm_in_the_midst_of_a_request_does_not_lose_it(launch: Launch) -> None:
     app = launch("import time\nwith S('request'):\n    print('ready')\n    while True: time.sleep(0.05)")
-    wait_for_line(app, "ready")
+    app.wait_for("ready")
     app.process.terminate()
     app.end(-signal.SIGTERM)
     assert incomplete(app) == app.names() == ["request"]
@@ -67,7 +62,7 @@ def test_sigterm_kills_at_once_a_program_that_has_spans_open_no_more(launch: Lau
     app = launch(
         "with S('request'): pass\nprint('ready')\nimport time\ntime.sleep(60)", SW_EXPORT_FLUSH_INTERVAL="0.01"
     )
-    wait_for_line(app, "ready")
+    app.wait_for("ready")
     app.process.terminate()
     app.end(-signal.SIGTERM)
     assert incomplete(app) == []

@@ -55,6 +55,15 @@ def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def sigterm_is_compiled() -> bool:
+    """Return whether the agent's own handler of SIGTERM is there, or not needed here."""
+    try:
+        from .. import _sigterm_handler  # noqa: F401
+    except ImportError:
+        return sys.platform == "win32"
+    return True
+
+
 def collector(config: Config) -> dict[str, Any] | None:
     """Try to connect to the collector, where spans go to one; nothing is sent."""
     if "otlp" not in config.to:

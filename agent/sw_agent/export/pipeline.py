@@ -132,7 +132,8 @@ class Pipeline:
     @property
     def waiting(self) -> int:
         """How many ended spans are neither delivered nor spooled nor dropped yet."""
-        return len(self._queue) + self._sending
+        sending = self._sending  # read before and after: a batch must not be missed on its way out, nor on its way back
+        return len(self._queue) + max(sending, self._sending)
 
     def balance(self) -> str:
         """Return the books as a line of text."""
@@ -309,6 +310,8 @@ class Pipeline:
                 contain("closing an output", error)
         if not self._open:
             _sigterm.drop()
+            if self.waiting or self._open:  # since then, by a thread that took SIGTERM to be caught
+                _sigterm.catch()
 
     def _forget_what_has_no_end(self) -> None:
         if len(self._open) < self._look_for_forgotten_at:
