@@ -53,7 +53,7 @@ def _detaching(_target: str, original: Any, _interceptor: object, _is_method: bo
         try:
             if left:
                 return _leave(current, token, key)
-            if type(span) is recorded:
+            if recorded in type(span).__mro__:  # `issubclass` would call the SDK's ABCMeta, in Python
                 around = token.old_value
                 outer = around.get(key) if around is not missing else None
                 # A span's parent is the very object that the span around it has: then this is left in order.

@@ -12,6 +12,7 @@ from opentelemetry.trace.propagation import _SPAN_KEY
 from . import _ids
 from ._resource import describe
 from ._sampling import TraceSampler
+from ._sdk_span import AgentSpan, suits
 from .snapshot import current_context
 
 TYPE_CHECKING = False
@@ -29,6 +30,7 @@ _KNOWN = TraceFlags.SAMPLED | _RANDOM
 _FLAGS = tuple(map(TraceFlags, range(4)))
 # What a tracer has that does not count its spans for the SDK's own metrics; older SDKs never do.
 _NO_METRICS = ("NoneType", "NoOpTracerMetrics")
+_RECORDING = (AgentSpan, _Span)
 
 
 class AgentTracer(Tracer):
@@ -55,13 +57,15 @@ class AgentTracer(Tracer):
     ) -> Span:
         """Start a span, as the SDK's tracer does."""
         around = current_context() if context is None else context
-        parent = around.get(_SPAN_KEY) if around else None
+        parent: Any = around.get(_SPAN_KEY) if around else None
         sampler = self.sampler
         if (
             links
             or type(sampler) is not TraceSampler
             or not (
-                parent is None or type(parent) is NonRecordingSpan or (type(parent) is _Span and not parent.end_time)
+                parent is None
+                or type(parent) is NonRecordingSpan
+                or (type(parent) in _RECORDING and not parent.end_time)
             )
             or not self._is_enabled()
         ):
@@ -77,22 +81,7 @@ class AgentTracer(Tracer):
         own = SpanContext(trace_id, self.id_generator.generate_span_id(), False, _FLAGS[flags], state)
         if not flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(own)
-        span = _Span(
-            name=name,
-            context=own,
-            parent=outer,
-            sampler=sampler,
-            resource=self.resource,
-            attributes=attributes,
-            span_processor=self.span_processor,
-            kind=kind,
-            links=(),
-            instrumentation_info=self.instrumentation_info,
-            record_exception=record_exception,
-            set_status_on_exception=set_status_on_exception,
-            limits=self._span_limits,
-            instrumentation_scope=self._instrumentation_scope,
-        )
+        span = AgentSpan(self, name, own, outer, kind, attributes, record_exception, set_status_on_exception)
         span.start(start_time=start_time, parent_context=context)
         return span
 
@@ -126,7 +115,8 @@ class AgentProvider(TracerProvider):
         if self._successor is not None:
             return self._successor.get_tracer(*args, **kwargs)  # type: ignore[no-any-return]
         tracer: Any = super().get_tracer(*args, **kwargs)
-        if type(tracer) is Tracer and type(getattr(tracer, "_tracer_metrics", None)).__name__ in _NO_METRICS:
+        metrics = type(getattr(tracer, "_tracer_metrics", None)).__name__
+        if type(tracer) is Tracer and metrics in _NO_METRICS and suits(tracer):
             tracer.__class__ = AgentTracer
         self._handed_out.add(tracer)
         return tracer  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Tracer, TracerProvider
+from opentelemetry.sdk.trace import Tracer, TracerProvider, _Span
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -254,11 +254,13 @@ def what_it_has(span: Any) -> object:
     """Return all that a span has, but for its ids and the moment."""
     if isinstance(span, NonRecordingSpan):
         return type(span), span.get_span_context()[2:]
+    assert isinstance(span, _Span)
     found = vars(span) | {"_lock": None, "_start_time": None, "_record_end_metrics": None}
-    for name in ("_attributes", "_events", "_links"):
-        found[name] = vars(found[name]) | {"_lock": None}
+    found["_status"] = span.status.status_code, span.status.description
+    found["_attributes"] = vars(found["_attributes"]) | {"_lock": None}
+    found |= {name: (list(found[name]), getattr(found[name], "dropped", 0)) for name in ("_events", "_links")}
     trace_id, _, *others = found["_context"]
-    return type(span), found | {"_context": (span.parent is None or trace_id, *others)}
+    return found | {"_context": (span.parent is None or trace_id, *others)}
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.0])
