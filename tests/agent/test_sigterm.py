@@ -226,7 +226,7 @@ class A:
     def __init__(self, number): self.number = number
     def __lt__(self, other): return self.number < other.number
 def deep(n): return n and 1 + max(map(deep, [n - 1]))
-while came < 50_000:
+while came < 10_000:
     sorted(A(n % 7) for n in range(100))
     deep(100)
 print("survived", flush=True)
