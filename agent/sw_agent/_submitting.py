@@ -50,50 +50,53 @@ def capturing(plugin: Plugin, target: str, original: Function, interceptor: Func
 def hanging(plugin: Plugin, target: str, original: Function, interceptor: Function, _is_method: bool) -> Function:
     """Return a wrapper that hangs the current context on the item which the original has made; see `Plugin.carry`."""
 
-    def hang(item: Any) -> None:
+    def ask(item: Any) -> None:
         try:
-            if plugin.only_restores:
-                item._sw_context = snapshot.current_context()
-            elif (captured := plugin.captured()) is not None:
+            if (captured := plugin.captured()) is not None:
                 interceptor(captured, item)
         except Exception as error:
             contain(target, error)
 
-    return _compiled(_HANGING, original, sw_hang=hang, sw_plugin=plugin)
+    def fail(error: Exception) -> None:
+        contain(target, error)
+
+    return _compiled(_HANGING, original, sw_ask=ask, sw_fail=fail, sw_plugin=plugin)
 
 
 def restoring(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
     """Return a wrapper that calls a method in the context that hangs on its instance, else in an empty one.
 
-    See `Plugin.carry` and `Plugin.detach`.
+    See `Plugin.carry`.
     """
     return _compiled(_RESTORING, original, sw_left_elsewhere=_left_elsewhere)
+
+
+def detaching(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
+    """Return a wrapper that calls a method in an empty context; see `Plugin.detach`."""
+    return _compiled(_DETACHING, original, sw_left_elsewhere=_left_elsewhere)
 
 
 def _left_elsewhere() -> None:
     snapshot.restores_out_of_order += 1
 
 
-# Both are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
+# All are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
 
 _HANGING = """
 def wrapper({parameters}):
     sw_result = sw_original({parameters})
-    if (sw_snapshot._current is not None and sw_snapshot._current.get()) or sw_plugin.captures_always:
-        sw_hang({instance})
+    sw_current = sw_snapshot._current
+    if sw_current is not None and (sw_context := sw_current.get()) and sw_plugin.only_restores:
+        try:
+            {instance}._sw_context = sw_context
+        except Exception as sw_error:
+            sw_fail(sw_error)
+    elif (sw_current is not None and sw_context) or sw_plugin.captures_always:
+        sw_ask({instance})
     return sw_result
 """
 
-_RESTORING = """
-def wrapper({parameters}):
-    sw_current = sw_snapshot._current
-    sw_token = sw_context = None
-    if sw_current is not None:
-        sw_context = getattr({instance}, "_sw_context", None)
-        if sw_context is not None:
-            sw_token = sw_current.set(sw_context)
-        elif sw_current.get():
-            sw_token = sw_current.set(sw_snapshot._empty)
+_CALL_AND_RESET = """
     try:
         return sw_original({parameters})
     finally:
@@ -106,12 +109,38 @@ def wrapper({parameters}):
         del {names}, sw_token, sw_context
 """
 
+_RESTORING = (
+    """
+def wrapper({parameters}):
+    sw_current = sw_snapshot._current
+    sw_token = sw_context = None
+    if sw_current is not None:
+        sw_context = getattr({instance}, "_sw_context", None)
+        if sw_context is not None:
+            sw_token = sw_current.set(sw_context)
+        elif sw_current.get():
+            sw_token = sw_current.set(sw_snapshot._empty)
+"""
+    + _CALL_AND_RESET
+)
+
+_DETACHING = (
+    """
+def wrapper({parameters}):
+    sw_current = sw_snapshot._current
+    sw_token = sw_context = None
+    if sw_current is not None and sw_current.get():
+        sw_token = sw_current.set(sw_snapshot._empty)
+"""
+    + _CALL_AND_RESET
+)
+
 
 class _Stopped:
     """What a wrapper sees in the place of the context and of its plugin when that has been uninstalled."""
 
     _current = None
-    captures_always = False
+    captures_always = only_restores = False
 
 
 def _compiled(source: str, original: Function, **others: object) -> Function:

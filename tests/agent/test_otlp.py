@@ -105,6 +105,17 @@ def test_spans_arrive_by_http(collector: Received, outputs: Callable[..., OtlpOu
     assert collector.resources() == [{"service.name": "shop"}]
 
 
+@pytest.mark.parametrize("ending", [False, True])
+def test_other_threads_can_run_while_a_batch_is_encoded_unless_the_program_waits(
+    collector: Received, outputs: Callable[..., OtlpOutput], monkeypatch: pytest.MonkeyPatch, ending: bool
+) -> None:
+    breaths: list[float] = []
+    monkeypatch.setattr("sw_agent._threads.sleep", breaths.append)
+    outputs(collector.endpoint).send(spans(*["a"] * 200), Outcome(), time.monotonic() + 60, ending)
+    assert len(collector.names) == 200
+    assert len(breaths) == (0 if ending else 3)
+
+
 def test_spans_arrive_by_grpc(outputs: Callable[..., OtlpOutput]) -> None:
     with grpc_collector() as received:
         output = outputs(received.endpoint, protocol="grpc")

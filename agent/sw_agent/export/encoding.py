@@ -17,7 +17,7 @@ from .rows import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -59,7 +59,7 @@ class Encoder:
         self._names: dict[str, bytes] = {}
         self._shared: dict[int, tuple[object, Ends]] = {}  # by `id`, with the object, so that no other one gets it
 
-    def requests(self, spans: Sequence[ReadableSpan]) -> Iterator[Request]:
+    def requests(self, spans: Iterable[ReadableSpan]) -> Iterator[Request]:
         """Encode spans, in their order, into requests of no more than `LARGEST` bytes, or of one span that takes more.
 
         Where one span takes more, its texts are cut. What OTLP cannot hold, such as integers beyond 64 bits, becomes

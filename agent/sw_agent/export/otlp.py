@@ -10,7 +10,7 @@ import random
 import sys
 from time import monotonic
 
-from .._threads import sleep
+from .._threads import calmly, sleep
 from . import quiet
 from .keeper import NOT_ENCODED, Keeper
 from .output import Loss, Outcome
@@ -70,7 +70,7 @@ class OtlpOutput:
         self._keeper.begin()
         if not self._keeper.usable and not self._may_try(until, ending):
             return
-        for request in self._keeper.encoder.requests(spans):
+        for request in self._keeper.encoder.requests(spans if ending else calmly(spans)):
             loss = Loss(request.lost, NOT_ENCODED) if request.lost else None
             refusal = None
             if loss is None:

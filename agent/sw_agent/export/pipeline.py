@@ -288,7 +288,7 @@ class Pipeline:
         try:
             if not outputs or redaction is None:
                 raise RuntimeError("no output could be opened")
-            spans = redaction.spans(offer.batch[: offer.outcome.done])
+            spans = redaction.spans(offer.batch[: offer.outcome.done], hurry=ending)
             for output in outputs[offer.stage :]:
                 output.send(spans[: offer.outcome.done], offer.begin(), until, ending)
                 offer.end()
