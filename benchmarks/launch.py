@@ -14,9 +14,9 @@ SCRIPTS = 5  # launches of the smallest program in each round
 def measure(ways: Sequence[Way], rounds: int, _collector: Collector) -> Iterator[Row]:
     """Measure hello.py, and servers and workers from their start until they are ready."""
     for way in ways:
-        _seconds(way, "hello.py")  # what is compiled is compiled now
+        way.seconds("hello.py")  # what is compiled is compiled now
     hello = Row("hello.py, to its end", "ms", budget=40, compared="added")
-    yield from fill([hello], ways, rounds * SCRIPTS, lambda way: [_seconds(way, "hello.py")])
+    yield from fill([hello], ways, rounds * SCRIPTS, lambda way: [way.seconds("hello.py")])
     memory = Row("hello.py, peak memory", "MB", budget=10, compared="added")
     yield from fill([memory], ways, rounds, lambda way: way.numbers("peak_memory.py"))
     server = Row("aiohttp server, until it listens", "ms", compared="added")
@@ -35,12 +35,6 @@ def measure(ways: Sequence[Way], rounds: int, _collector: Collector) -> Iterator
         "--without-gossip",
     )
     yield from fill([worker], ways, rounds, lambda way: [_seconds_to_first_line(way, *arguments)])
-
-
-def _seconds(way: Way, *arguments: str) -> float:
-    start = time.perf_counter()
-    way.run(*arguments)
-    return time.perf_counter() - start
 
 
 def _seconds_to_first_line(way: Way, *arguments: str) -> float:

@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,12 @@ class Way:
         if process.returncode != 0:
             raise SystemExit(f"{self.name}: {' '.join(arguments)}: exit status {process.returncode}\n{errors}")
         return output, errors
+
+    def seconds(self, *arguments: str, **variables: str) -> float:
+        """Return how long a run takes, from its start to its end."""
+        start = time.perf_counter()
+        self.run(*arguments, **variables)
+        return time.perf_counter() - start
 
     def numbers(self, *arguments: str, **variables: str) -> list[float]:
         """Return what the program prints, a number in each line."""

@@ -82,7 +82,7 @@ class AgentTracer(Tracer):
         if not flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(own)
         span = AgentSpan(self, name, own, outer, kind, attributes, record_exception, set_status_on_exception)
-        span.start(start_time=start_time, parent_context=context)
+        span.begin(start_time, context)
         return span
 
 

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Event
     from opentelemetry.trace import Link
 
@@ -52,8 +53,8 @@ class AgentSpan(_Span):
         self._instrumentation_info = tracer.instrumentation_info
         self._instrumentation_scope = tracer._instrumentation_scope
         self._parent = parent
-        self._start_time = None
-        self._end_time = None
+        self._start_time: int | None = None
+        self._end_time: int | None = None
         self._attributes = _bounded(limits, attributes)
         self._events: Any = ()
         self._links: Any = ()
@@ -67,6 +68,15 @@ class AgentSpan(_Span):
         self._limits = limits
         self._lock = allocate_lock()
         self._record_end_metrics = None
+
+    def begin(self, start_time: int | None, parent_context: Context | None) -> None:
+        """Do what `start` does, for a span that no other thread has yet."""
+        self._start_time = start_time if start_time is not None else time_ns()
+        processors: Any = getattr(self._span_processor, "_span_processors", ())
+        if len(processors) == 1 and type(processors[0]) is Pipeline:
+            processors[0].on_start(self)
+        else:
+            self._span_processor.on_start(self, parent_context=parent_context)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, as the SDK does."""
@@ -89,7 +99,7 @@ class AgentSpan(_Span):
                     self._end_time = end_time if end_time is not None else time_ns()
                     self._attributes._immutable = True
             if ends:
-                processors[0].on_end(self)
+                processors[0].queue(self)
                 return
         super().end(end_time)
 

@@ -317,9 +317,28 @@ class DottedNames:
 
     def __init__(self, *names: str) -> None:
         self._beginnings = tuple(f"{name}." for name in names)
+        self._known: dict[tuple[str, str], bool] = {}  # of functions and classes, by module and qualified name
 
-    def __contains__(self, named: object) -> bool:
-        return bool(self._beginnings) and "{}.{}.".format(*function_name(named)).startswith(self._beginnings)
+    def __contains__(self, named: Any) -> bool:
+        if type(named) not in _NAMED_BY_THEMSELVES:
+            return self._lists(*function_name(named))
+        names = named.__module__, named.__qualname__
+        try:
+            known = self._known.get(names)
+        except TypeError:  # the program has put something odd there
+            return self._lists(*function_name(named))
+        if known is None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            known = self._known[names] = self._lists(*function_name(named))
+        return known
+
+    def _lists(self, module: str, name: str) -> bool:
+        return f"{module}.{name}.".startswith(self._beginnings)
+
+
+MOST_KNOWN = 1000
+_NAMED_BY_THEMSELVES = (type, type(function_name))
 
 
 def is_installed(name: str) -> bool:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HAS_CONTEXT = sys.version_info >= (3, 14)  # `Thread(context=…)`, and `start()` gives each thread a context
 INHERITS = bool(getattr(sys.flags, "thread_inherit_context", False))
 
-DETACHED = DottedNames(
+DETACHED = (
     "apscheduler.schedulers",
     "asyncio.base_events.BaseEventLoop._do_shutdown",
     "asyncio.unix_events.ThreadedChildWatcher",
@@ -211,6 +211,18 @@ def _work_of(thread: Any) -> object:
 
 def is_detached(function: object, thread: object = None) -> bool:
     """Return whether a thread belongs to nobody, by the name of its function or of one of its classes."""
-    named = (function, *type(thread).__mro__[:-1]) if thread is not None else (function,)
-    more = DottedNames(*plugin.settings["detached"])
-    return any(name in DETACHED or name in more for name in named)
+    global _detached
+    configured = plugin.settings["detached"]
+    if _detached[0] is not configured:
+        _detached = configured, DottedNames(*DETACHED, *configured)
+    names = _detached[1]
+    if function in names:
+        return True
+    if thread is not None:
+        for kind in type(thread).__mro__:
+            if kind in names:
+                return True
+    return False
+
+
+_detached: tuple[list[str] | None, DottedNames] = None, DottedNames()

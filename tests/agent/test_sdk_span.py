@@ -76,9 +76,11 @@ class Processors:
     """What the SDK calls when a span begins and ends: as with the agent's pipeline alone."""
 
     def __init__(self) -> None:
-        self._span_processors = (Pipeline(load({})),)
+        pipeline = Pipeline(load({}))
+        self._span_processors = (pipeline,)
         self.exported: list[Any] = []
-        self._span_processors[0].on_end = self.exported.append  # type: ignore[method-assign]
+        pipeline.on_start = self.on_start  # type: ignore[method-assign]
+        pipeline.queue = self.exported.append  # type: ignore[method-assign]
 
     def on_start(self, span: object, parent_context: object = None) -> None:
         """Nothing."""
@@ -123,7 +125,7 @@ def lived(span: Any, processors: Processors, steps: list[Any]) -> object:
     logger.addHandler(said)
     results: list[Any] = []
     try:
-        span.start(4)
+        span.begin(4, None) if isinstance(span, AgentSpan) else span.start(4)
         for name, arguments in steps:
             try:
                 results.append(getattr(span, name)(*arguments))

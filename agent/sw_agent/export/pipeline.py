@@ -96,7 +96,19 @@ class Pipeline:
         """Nothing: part of the interface since SDK 1.27."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue the span, unless it began in another process and was inherited over a fork."""
+        """Queue the span, as an SDK's processor."""
+        try:
+            # A list of events or links has room for many, also where it has none: that is half of a span's memory.
+            if not span._events:
+                span._events = ()
+            if not span._links:
+                span._links = ()
+        except AttributeError:  # another SDK's insides
+            pass
+        self.queue(span)
+
+    def queue(self, span: ReadableSpan) -> None:
+        """Queue a span that has ended, unless it began in another process and was inherited over a fork."""
         if self._open.pop(span.context.span_id, None) is None:
             return
         books = self.books
@@ -109,7 +121,6 @@ class Pipeline:
         elif waiting >= self._size:
             books.queue_full += 1
         else:
-            _without_empty_lists(span)
             self._queue.append(span)
             if not _sigterm.wanted:
                 _sigterm.catch()
@@ -340,17 +351,6 @@ class Pipeline:
         from .._secrets import without_secrets
 
         logger().warning("%s", self._redaction.text(message) if self._redaction else without_secrets(message))
-
-
-def _without_empty_lists(span: Any) -> None:
-    """Let an ended span take half the memory: a list of events or links has room for many, also where it has none."""
-    try:
-        if not span._events:
-            span._events = ()
-        if not span._links:
-            span._links = ()
-    except AttributeError:  # another SDK's insides
-        return
 
 
 def _open_outputs(config: Config, say: Callable[[str], None]) -> list[Output]:
