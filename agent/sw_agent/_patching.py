@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import ModuleType, TracebackType
-    from typing import Any, TypeAlias
+    from typing import Any, Protocol, TypeAlias
 
     Function: TypeAlias = Callable[..., Any]
     # (wrapped, instance, args, kwargs) -> result
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
         [Any, tuple[Any, ...], dict[str, Any]], "tuple[tuple[Any, ...], dict[str, Any]] | None"
     ]
 
+    class Entered(Protocol):
+        """What a coroutine function is called within."""
+
+        def leave(self, error: BaseException | None, /) -> None:
+            """Do what is to be done when it has ended; `error` is what it raised."""
+
+    # (instance, args, kwargs) -> what to leave afterwards, if anything
+    Within: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], "Entered | None"]
     # (target, original, interceptor, whether the original is a method) -> what to put in its place
     Kind: TypeAlias = Callable[[str, Function, Any, bool], Function]
 
@@ -37,9 +45,9 @@ class TargetNotFoundError(AttributeError):
 class Patch:
     """One interceptor at one target, `"module:Class.attribute"`.
 
-    `kind` is "around" or "before" (see `Plugin.intercept` and `Plugin.before`), or what makes the replacement: a
-    function that has an attribute `__sw_stop__`, to be called when it shall intercept no more. An `optional` target may
-    be missing. `when` names an option of the plugin without which the target is left as it is.
+    `kind` is "around", "before" or "within" (see `Plugin.intercept`, `before` and `within`), or what makes the
+    replacement: a function that has an attribute `__sw_stop__`, to be called when it shall intercept no more. An
+    `optional` target may be missing. `when` names an option of the plugin without which the target is left as it is.
     """
 
     def __init__(
@@ -176,6 +184,41 @@ def _before(target: str, original: Function, interceptor: Before, is_method: boo
     return wrapper
 
 
+def _within(target: str, original: Function, interceptor: Within, is_method: bool) -> Function:
+    """Return a coroutine function that calls the interceptor before the original, and leaves what it returns after."""
+
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        entered = None
+        try:
+            if args or not is_method:
+                entered = interceptor(args[0] if is_method else None, args[1:] if is_method else args, kwargs)
+        except Exception as error:
+            contain(target, error)
+        try:
+            result = await original(*args, **kwargs)
+        except BaseException as error:
+            hide_frame(error)
+            if entered is not None:
+                leave(entered, error)
+            raise
+        if entered is not None:
+            leave(entered, None)
+        return result
+
+    def leave(entered: Entered, error: BaseException | None) -> None:
+        try:
+            entered.leave(error)
+        except Exception as failure:
+            contain(target, failure)
+
+    def stop() -> None:
+        nonlocal interceptor
+        interceptor = _nothing_before
+
+    wrapper.__sw_stop__ = stop  # type: ignore[attr-defined]
+    return wrapper
+
+
 def _around(target: str, original: Function, interceptor: Around, is_method: bool) -> Function:
     if getattr(getattr(original, "__code__", None), "co_flags", 0) & _COROUTINE:
         return _around_coroutine(target, original, interceptor, is_method)
@@ -281,7 +324,7 @@ class _AwaitedCall(_Call):
         return _Call.outcome(self, args, kwargs)
 
 
-_KINDS: dict[str, Kind] = {"around": _around, "before": _before}
+_KINDS: dict[str, Kind] = {"around": _around, "before": _before, "within": _within}
 
 
 def _nothing_before(_instance: Any, _args: Any, _kwargs: Any) -> None:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from opentelemetry.context import Context
-    from opentelemetry.trace import Span, SpanKind, Tracer
+    from opentelemetry.trace import Tracer
 
     from ._config import Config
     from ._sdk_provider import AgentProvider
@@ -64,20 +63,6 @@ def get_tracer(scope: str) -> Tracer:
     tracer: Tracer = trace.get_tracer(scope)
     _tracers[scope] = (trace._TRACER_PROVIDER, tracer)
     return tracer
-
-
-def start_span(scope: str, name: str, context: Context, kind: SpanKind, attributes: dict[str, Any]) -> Span:
-    """Start a span with attributes, of the tracer of that name.
-
-    Where nobody but the agent sees it start they are put in afterwards, which takes a third of the time.
-    """
-    tracer = get_tracer(scope)
-    if _ours is None or _ours.is_watched or _trace._TRACER_PROVIDER is not _ours:
-        return tracer.start_span(name, context, kind, attributes)
-    span = tracer.start_span(name, context, kind)
-    if span.is_recording():
-        set_attributes(span, attributes)
-    return span
 
 
 def set_attributes(span: Any, attributes: dict[str, Any]) -> None:

@@ -73,12 +73,15 @@ class AgentTracer(Tracer):
                 name, context, kind, attributes, links, start_time, record_exception, set_status_on_exception
             )
         outer = parent.get_span_context() if parent is not None else None
-        if outer is not None and outer.is_valid:
-            trace_id, flags, state = outer.trace_id, outer.trace_flags & _KNOWN, outer.trace_state
-        else:
-            outer, trace_id, state = None, self.id_generator.generate_trace_id(), None
+        state = None
+        if outer is not None:
+            trace_id, _, _, flags, state, is_valid = outer
+            if not is_valid:
+                outer = state = None
+        if outer is None:
+            trace_id = self.id_generator.generate_trace_id()
             flags = _RANDOM | sampler.takes(trace_id)
-        own = SpanContext(trace_id, self.id_generator.generate_span_id(), False, _FLAGS[flags], state)
+        own = SpanContext(trace_id, self.id_generator.generate_span_id(), False, _FLAGS[flags & _KNOWN], state)
         if not flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(own)
         span = AgentSpan(self, name, own, outer, kind, attributes, record_exception, set_status_on_exception)
@@ -100,15 +103,6 @@ class AgentProvider(TracerProvider):
             shutdown_on_exit=False,
             id_generator=_ids.IdGenerator(),  # type: ignore[arg-type]
         )
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether spans go elsewhere than into the agent's pipeline: the program has added a processor, or a provider.
-
-        Or the program has set another sampler.
-        """
-        processors = getattr(self._active_span_processor, "_span_processors", ())
-        return self._successor is not None or len(processors) != 1 or self.sampler is not self._own_sampler
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
         """Return a tracer, of the successor if there is one."""

@@ -24,6 +24,7 @@ _UNSET = Status(StatusCode.UNSET)
 # Of these types, no subclass of them, every value may be an attribute as it is.
 _PLAIN = frozenset((str, bool, int, float))
 _TEXT = frozenset((str,))
+_SPAN_ID = 1  # its place in the tuple that a SpanContext is
 
 
 class AgentSpan(_Span):
@@ -34,6 +35,7 @@ class AgentSpan(_Span):
     """
 
     _attributes: Any  # a BoundedAttributes
+    _context: Any  # a SpanContext
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class AgentSpan(_Span):
         self._start_time = start_time if start_time is not None else time_ns()
         processors: Any = getattr(self._span_processor, "_span_processors", ())
         if len(processors) == 1 and type(processors[0]) is Pipeline:
-            processors[0].on_start(self)
+            processors[0].note(self, self._context[_SPAN_ID])
         else:
             self._span_processor.on_start(self, parent_context=parent_context)
 
@@ -99,9 +101,17 @@ class AgentSpan(_Span):
                     self._end_time = end_time if end_time is not None else time_ns()
                     self._attributes._immutable = True
             if ends:
-                processors[0].queue(self)
+                processors[0].queue(self, self._context[_SPAN_ID])
                 return
         super().end(end_time)
+
+    def update_name(self, name: str) -> None:
+        """Give the span another name, as the SDK does."""
+        with self._lock:
+            if self._end_time is None:
+                self._name = name
+                return
+        super().update_name(name)
 
     def _add_event(self, event: Event) -> None:
         if type(self._events) is tuple and self._end_time is None:

@@ -81,6 +81,8 @@ class Reader:
 def reader() -> Reader:
     """Return what reads headers now."""
     global _reader
+    if _reader is not None and _reader.propagator is getattr(_propagate, "_HTTP_TEXT_FORMAT", None):
+        return _reader
     propagator = _configured()
     if _reader is None or _reader.propagator is not propagator:
         _reader = Reader(propagator)
@@ -206,19 +208,18 @@ def prepare() -> None:
     _w3c()
 
 
-_get_global_textmap: Callable[[], TextMapPropagator] | None = None
+_propagate: Any = None  # `opentelemetry.propagate`
 
 
 def _configured() -> TextMapPropagator:
-    global _get_global_textmap
-    if _get_global_textmap is None:
+    global _propagate
+    if _propagate is None:
         w3c = _w3c()
         try:
-            from opentelemetry.propagate import get_global_textmap
+            from opentelemetry import propagate as _propagate
         except Exception as error:  # OTEL_PROPAGATORS names one that is not installed: that module raises on import
             from ._containment import contain
 
             contain("OTEL_PROPAGATORS", error)
             return w3c
-        _get_global_textmap = get_global_textmap
-    return _get_global_textmap()
+    return _propagate.get_global_textmap()  # type: ignore[no-any-return]

@@ -37,7 +37,10 @@ class Recording:
     def __init__(self, plugin: Plugin, source: dict[str, Any]) -> None:
         from opentelemetry.context import Context
         from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
+        from opentelemetry.trace.propagation import _SPAN_KEY
 
+        self.context_of = Context
+        self.span_key = _SPAN_KEY
         self.nothing = Context()
         self.plugin = plugin
         self.source = dict(source)
@@ -52,9 +55,10 @@ class Recording:
 
 
 class Exchange:
-    """A request and its response, as a span. `context` is that of the handler."""
+    """A request and its response, as a span. `context` is that of the handler, and the current one until `leave`."""
 
     __slots__ = (
+        "_entry",
         "_failed",
         "_name",
         "_path",
@@ -77,11 +81,29 @@ class Exchange:
         self._name = NAMES.get(message.method, UNKNOWN)
         self.response: Any = None
         self.messages: Messages | None = None
-        span = recording.plugin.start_span(
+        span = recording.plugin.tracer.start_span(
             self._name, context, recording.server, attributes_of(request, self._path, recording)
         )
-        self.context = recording.set_span_in_context(span, context) if span.is_recording() else inside(span, context)
+        if span.is_recording():
+            self.context = recording.context_of({**context, recording.span_key: span})
+        else:
+            self.context = inside(span, context)
         self._span: Span | None = span
+        vars(request)["_sw_exchange"] = self
+        self._entry = Entry(self.context)
+        self._entry.enter()
+
+    def leave(self, error: BaseException | None) -> None:
+        """End what there is, and leave the context: the handler has ended, and its response is written."""
+        try:
+            if isinstance(error, Exception):  # aiohttp will not answer it
+                self.fail(error)
+            vars(self._request).pop("_sw_exchange", None)
+            self.end()
+            if self.messages is not None:
+                self.messages.end()
+        finally:
+            self._entry.leave()
 
     def fail(self, error: BaseException) -> None:
         """Say that the handler, or the writing of its response, has failed; that the client has gone is no failure."""
@@ -104,12 +126,6 @@ class Exchange:
                 self._describe(span)
         finally:
             span.end()
-
-    def close(self) -> None:
-        """End what there is: the handler has ended."""
-        self.end()
-        if self.messages is not None:
-            self.messages.end()
 
     def _is_disconnected(self) -> bool:
         transport = self._request.transport
@@ -215,7 +231,7 @@ def attributes_of(request: Any, path: str, recording: Recording) -> dict[str, An
         attributes["network.peer.port"] = peer[1]
     agent = headers.get("User-Agent")
     if agent:
-        attributes["user_agent.original"] = printable(agent)
+        attributes["user_agent.original"] = agent if agent.isascii() else printable(agent)
     if recording.query and (query := message.url.raw_query_string):
         attributes["url.query"] = printable(redacted_query(query))
     if recording.request_headers is not None:
@@ -228,7 +244,8 @@ def path_of(message: Any) -> str:
     target: str = message.path
     if not target.startswith("/"):
         target = message.url.raw_path
-    return printable(target.partition("?")[0])
+    path = target.partition("?")[0]
+    return path if path.isascii() else printable(path)
 
 
 def route_of(request: Any) -> str | None:

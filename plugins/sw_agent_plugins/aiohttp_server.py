@@ -20,7 +20,7 @@ from ._aiohttp_exchange import Exchange, Messages, Recording, path_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from typing import Any
 
 plugin = Plugin(
@@ -55,32 +55,20 @@ def make_ready(_server: object, _args: Any, _kwargs: Any) -> None:
     plugin.tracer  # noqa: B018  it is made here
 
 
-@plugin.intercept("aiohttp.web_protocol:RequestHandler._handle_request")
-async def handle_in_a_span(
-    wrapped: Callable[..., Awaitable[Any]], _protocol: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+@plugin.within("aiohttp.web_protocol:RequestHandler._handle_request")
+def handle_in_a_span(_protocol: Any, args: tuple[Any, ...], _kwargs: Any) -> Entry | Exchange | None:
     """Run the handler, and write its response, in the context that the request's headers bring."""
     request = args[0]
     message = request._message
     if message is sys.modules["aiohttp.web_protocol"].ERROR:
-        return await wrapped(*args, **kwargs)
+        return None
     recorded = recording()
     context = context_in(message.headers) or recorded.nothing
     if recorded.is_excluded is not None and recorded.is_excluded(path_of(message)):
-        with Entry(context):
-            return await wrapped(*args, **kwargs)
-    exchange = vars(request)["_sw_exchange"] = Exchange(request, context, recorded)
-    entry = Entry(exchange.context)
-    entry.enter()
-    try:
-        return await wrapped(*args, **kwargs)
-    except Exception as error:  # aiohttp will not answer it
-        exchange.fail(error)
-        raise
-    finally:
-        del vars(request)["_sw_exchange"]
-        exchange.close()
-        entry.leave()
+        entry = Entry(context)
+        entry.enter()
+        return entry
+    return Exchange(request, context, recorded)
 
 
 @plugin.before("aiohttp.web_protocol:RequestHandler.handle_error")
@@ -104,7 +92,8 @@ def end_with_the_connection(protocol: Any, _args: Any, _kwargs: Any) -> None:
 @plugin.before("aiohttp.web_response:StreamResponse._start")
 def remember_the_response(response: Any, args: tuple[Any, ...], _kwargs: Any) -> None:
     """Keep what is being written, for a span that ends before the handler does."""
-    exchange = _exchange_of(args[0])
+    request = args[0]
+    exchange = vars(request).get("_sw_exchange") or _exchange_of(request)
     if exchange is not None:
         exchange.response = response
 

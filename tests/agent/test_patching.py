@@ -32,6 +32,10 @@ function.marked = True
 async def coroutine(a):
     return a
 
+async def wait_for_ever():
+    import asyncio
+    await asyncio.Event().wait()
+
 def fail(error):
     raise error
 
@@ -382,11 +386,19 @@ def test_an_exception_that_has_passed_holds_nothing_until_the_garbage_collector_
         gc.enable()
 
 
-def test_nor_does_one_that_has_passed_a_coroutine(library: Any) -> None:
+class Forgetful:
+    """What is left, and keeps nothing of that."""
+
+    def leave(self, _error: BaseException | None) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("kind", ["around", "within"])
+def test_nor_does_one_that_has_passed_a_coroutine(library: Any, kind: str) -> None:
     async def pass_on(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
         return await wrapped(*args, **kwargs)
 
-    patched(library, "divide_later", pass_on)
+    patched(library, "divide_later", pass_on if kind == "around" else lambda *_: Forgetful(), kind)
 
     async def fails() -> weakref.ref[Witness]:
         witness = Witness()
@@ -402,3 +414,80 @@ def test_nor_does_one_that_has_passed_a_coroutine(library: Any) -> None:
         assert asyncio.run(main()) is None
     finally:
         gc.enable()
+
+
+# What a coroutine function is called within
+
+
+class Left:
+    """What an interceptor returns; it keeps with what it was left, or raises then."""
+
+    def __init__(self, raises: Exception | None = None) -> None:
+        self.errors: list[Any] = []
+        self.raises = raises
+
+    def leave(self, error: BaseException | None) -> None:
+        self.errors.append(error)
+        if self.raises is not None:
+            raise self.raises
+
+
+def test_what_a_coroutine_is_called_within_is_left_with_its_error(library: Any) -> None:
+    left, seen = Left(), []
+
+    def enter(*arguments: Any) -> Left:
+        seen.append(arguments)
+        return left
+
+    patched(library, "Library.later", enter, "within")
+    patched(library, "divide_later", enter, "within")
+    assert inspect.iscoroutinefunction(library.Library.later)
+    instance = library.Library()
+    assert asyncio.run(instance.later(1)) == (instance, 1)
+    with pytest.raises(ZeroDivisionError) as raised:
+        asyncio.run(library.divide_later(1, b=0))
+    assert seen == [(instance, (1,), {}), (None, (1,), {"b": 0})]
+    assert left.errors == [None, raised.value]
+
+
+def test_a_coroutine_that_is_cancelled_is_left_too(library: Any) -> None:
+    left = Left()
+    patched(library, "wait_for_ever", lambda *_: left, "within")
+
+    async def main() -> None:
+        task = asyncio.ensure_future(library.wait_for_ever())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(main())
+    assert list(map(type, left.errors)) == [asyncio.CancelledError]
+
+
+@pytest.mark.parametrize("raises", ["entering", "leaving"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_raised_while_entering_or_leaving_is_contained(
+    library: Any, agent_errors: list[logging.LogRecord], raises: str, fails: bool
+) -> None:
+    def enter(*_: Any) -> Left:
+        if raises == "entering":
+            raise OSError("ours")
+        return Left(OSError("ours"))
+
+    patched(library, "divide_later", enter, "within")
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(library.divide_later(1, 0))
+    else:
+        assert asyncio.run(library.divide_later(4, 2)) == 2
+    assert len(agent_errors) == 1
+    agent_errors.clear()
+
+
+def test_a_method_called_within_nothing_is_the_librarys_own(library: Any) -> None:
+    patch = patched(library, "Library.later", lambda *_: None, "within")
+    bound = library.Library.later
+    with pytest.raises(TypeError, match="missing"):
+        asyncio.run(library.Library.later())
+    patch.uninstall()
+    assert asyncio.run(bound(1, 2)) == (1, 2)

@@ -79,8 +79,8 @@ class Processors:
         pipeline = Pipeline(load({}))
         self._span_processors = (pipeline,)
         self.exported: list[Any] = []
-        pipeline.on_start = self.on_start  # type: ignore[method-assign]
-        pipeline.queue = self.exported.append  # type: ignore[method-assign]
+        pipeline.note = self.on_start  # type: ignore[method-assign]
+        pipeline.queue = self.on_end  # type: ignore[method-assign]
 
     def on_start(self, span: object, parent_context: object = None) -> None:
         """Nothing."""
@@ -88,7 +88,7 @@ class Processors:
     def _on_ending(self, span: object) -> None:
         """Nothing."""
 
-    def on_end(self, span: object) -> None:
+    def on_end(self, span: object, _span_id: int = 0) -> None:
         """Take what has ended."""
         self.exported.append(span)
 

@@ -72,12 +72,15 @@ class Pipeline:
     # What the program's threads call
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:  # noqa: ARG002
-        """Note the thread, and that the span began in this process."""
+        """Note a span that has begun, as an SDK's processor."""
         context: Any = span.context
-        if not context.trace_flags & SAMPLED:
-            return
+        if context.trace_flags & SAMPLED:
+            self.note(span, context.span_id)
+
+    def note(self, span: Span, span_id: int) -> None:
+        """Note the thread, and that the span began in this process."""
         self.books.started += 1
-        self._open[context.span_id] = ref(span)
+        self._open[span_id] = ref(span)
         if not _sigterm.wanted and self._config.to:
             _sigterm.catch()  # also after a fork
         thread_id, thread_name = _current_thread()
@@ -105,11 +108,11 @@ class Pipeline:
                 span._links = ()
         except AttributeError:  # another SDK's insides
             pass
-        self.queue(span)
+        self.queue(span, span.context.span_id)
 
-    def queue(self, span: ReadableSpan) -> None:
+    def queue(self, span: ReadableSpan, span_id: int) -> None:
         """Queue a span that has ended, unless it began in another process and was inherited over a fork."""
-        if self._open.pop(span.context.span_id, None) is None:
+        if self._open.pop(span_id, None) is None:
             return
         books = self.books
         books.ended += 1
