@@ -167,7 +167,7 @@ class Plugin:
         """Call the decorated function with `(instance, args, kwargs)` before the coroutine function at `target`.
 
         It returns None, or an object whose `leave(error)` is called when the coroutine has ended, with what it raised:
-        an `Entry` that is entered, a span and its context. At a third of what `intercept` costs there.
+        an `Entry` that is entered, a span and its context. One more coroutine, where `intercept` takes three.
         """
         return self._patch(target, "within", optional)
 

@@ -75,7 +75,7 @@ class ContextSnapshot:
 
     def into(self, variables: contextvars.Context) -> contextvars.Context:
         """Make this snapshot's context the current one in a `contextvars.Context`, and return that."""
-        current = _bound()
+        current = _current if _current is not None else _bound()
         if current is not None and (self.context or variables.run(current.get)):
             variables.run(current.set, self.context or _empty)
         return variables

@@ -211,18 +211,12 @@ def _work_of(thread: Any) -> object:
 
 def is_detached(function: object, thread: object = None) -> bool:
     """Return whether a thread belongs to nobody, by the name of its function or of one of its classes."""
-    global _detached
-    configured = plugin.settings["detached"]
-    if _detached[0] is not configured:
-        _detached = configured, DottedNames(*DETACHED, *configured)
-    names = _detached[1]
-    if function in names:
-        return True
-    if thread is not None:
-        for kind in type(thread).__mro__:
-            if kind in names:
-                return True
-    return False
+    global _configured, _names
+    if _configured is not (configured := plugin.settings["detached"]):
+        _configured, _names = configured, DottedNames(*DETACHED, *configured)
+    named = (function,) if thread is None else (function, *type(thread).__mro__[:-1])
+    return any(map(_names.__contains__, named))
 
 
-_detached: tuple[list[str] | None, DottedNames] = None, DottedNames()
+_configured: list[str] | None = None
+_names = DottedNames()
