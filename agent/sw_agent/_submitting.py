@@ -66,21 +66,16 @@ def hanging(plugin: Plugin, target: str, original: Function, interceptor: Functi
 def restoring(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
     """Return a wrapper that calls a method in the context that hangs on its instance, else in an empty one.
 
-    See `Plugin.carry`.
+    See `Plugin.carry` and `Plugin.detach`.
     """
     return _compiled(_RESTORING, original, sw_left_elsewhere=_left_elsewhere)
-
-
-def detaching(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
-    """Return a wrapper that calls a method in an empty context; see `Plugin.detach`."""
-    return _compiled(_DETACHING, original, sw_left_elsewhere=_left_elsewhere)
 
 
 def _left_elsewhere() -> None:
     snapshot.restores_out_of_order += 1
 
 
-# All are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
+# Both are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
 
 _HANGING = """
 def wrapper({parameters}):
@@ -96,7 +91,16 @@ def wrapper({parameters}):
     return sw_result
 """
 
-_CALL_AND_RESET = """
+_RESTORING = """
+def wrapper({parameters}):
+    sw_current = sw_snapshot._current
+    sw_token = sw_context = None
+    if sw_current is not None:
+        sw_context = getattr({instance}, "_sw_context", None)
+        if sw_context is not None:
+            sw_token = sw_current.set(sw_context)
+        elif sw_current.get():
+            sw_token = sw_current.set(sw_snapshot._empty)
     try:
         return sw_original({parameters})
     finally:
@@ -108,32 +112,6 @@ _CALL_AND_RESET = """
         # An exception that the original caught and kept holds this frame, which must hold on to nothing.
         del {names}, sw_token, sw_context
 """
-
-_RESTORING = (
-    """
-def wrapper({parameters}):
-    sw_current = sw_snapshot._current
-    sw_token = sw_context = None
-    if sw_current is not None:
-        sw_context = getattr({instance}, "_sw_context", None)
-        if sw_context is not None:
-            sw_token = sw_current.set(sw_context)
-        elif sw_current.get():
-            sw_token = sw_current.set(sw_snapshot._empty)
-"""
-    + _CALL_AND_RESET
-)
-
-_DETACHING = (
-    """
-def wrapper({parameters}):
-    sw_current = sw_snapshot._current
-    sw_token = sw_context = None
-    if sw_current is not None and sw_current.get():
-        sw_token = sw_current.set(sw_snapshot._empty)
-"""
-    + _CALL_AND_RESET
-)
 
 
 class _Stopped:

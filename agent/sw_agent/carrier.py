@@ -81,9 +81,7 @@ class Reader:
 def reader() -> Reader:
     """Return what reads headers now."""
     global _reader
-    if _reader is not None and _reader.propagator is getattr(_propagate, "_HTTP_TEXT_FORMAT", None):
-        return _reader
-    propagator = _configured()
+    propagator = _propagate.get_global_textmap() if _propagate is not None else _configured()
     if _reader is None or _reader.propagator is not propagator:
         _reader = Reader(propagator)
     return _reader

@@ -32,7 +32,7 @@ from ._hop import (
 )
 from ._patching import Hook, Patch, TargetNotFoundError
 from ._provider import set_attributes
-from ._submitting import capturing, detaching, hanging, restoring
+from ._submitting import capturing, hanging, restoring
 from ._worker import Inbox, Outbox
 from .snapshot import EMPTY, ContextSnapshot, Entry, capture, capture_if_active, current_context
 
@@ -190,14 +190,17 @@ class Plugin:
 
         def register(interceptor: F) -> F:
             self._patch(f"{item}.{made}", lambda *wrapped: hanging(self, *wrapped), False)(interceptor)
-            self._add(f"{item}.{run}", self, restoring, optional=False)
+            self.detach(f"{item}.{run}")
             return interceptor
 
         return register
 
     def detach(self, target: str, *, optional: bool = False) -> None:
-        """Call the method at `target` in an empty context: what it does belongs to nobody."""
-        self._add(target, self, detaching, optional)
+        """Call the method at `target` in an empty context: what it does belongs to nobody.
+
+        Where the instance has a `_sw_context`, a context that is not empty, it is that one's instead.
+        """
+        self._add(target, self, restoring, optional)
 
     def hook(self, module: str) -> Callable[[F], F]:
         """Call the decorated function with a module when it has been imported: for a library that has hooks itself.
