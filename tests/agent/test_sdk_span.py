@@ -110,13 +110,24 @@ def tracer_with(limits: SpanLimits, processors: object) -> Any:
     return tracer
 
 
+def fixes_attributes() -> bool:
+    """Return whether this SDK's spans have attributes that cannot be changed when they have ended, as ours do."""
+    span: Any = TracerProvider(shutdown_on_exit=False).get_tracer("x").start_span("name")
+    span.end()
+    return bool(span._attributes._immutable)
+
+
+FIXES_ATTRIBUTES = fixes_attributes()
+
+
 def seen_of(span: Any) -> object:
     dropped = span.dropped_attributes, span.dropped_events, span.dropped_links
     parts = [getattr(span, part) for part in PARTS]
     events = [(event.name, list(event.attributes.items()), event.timestamp) for event in span.events]
     links = [(link.context, list(link.attributes.items())) for link in span.links]
     status = (span.status.status_code, span.status.description)
-    return list(span.attributes.items()), span._attributes._immutable, dropped, events, links, status, parts
+    is_fixed = FIXES_ATTRIBUTES and span._attributes._immutable
+    return list(span.attributes.items()), is_fixed, dropped, events, links, status, parts
 
 
 def lived(span: Any, processors: Processors, steps: list[Any]) -> object:
