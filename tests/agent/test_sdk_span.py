@@ -155,7 +155,7 @@ def quiet() -> Any:
     logger.propagate = True
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, deadline=None)
 @given(limits, attributes, steps)
 def test_a_span_lives_as_the_sdks_does(limits: SpanLimits, attributes: Any, steps: list[Any]) -> None:
     lives = []
