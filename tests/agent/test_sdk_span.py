@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider, _Span
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -155,7 +155,7 @@ def quiet() -> Any:
     logger.propagate = True
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(limits, attributes, steps)
 def test_a_span_lives_as_the_sdks_does(limits: SpanLimits, attributes: Any, steps: list[Any]) -> None:
     lives = []
