@@ -57,10 +57,7 @@ def hanging(plugin: Plugin, target: str, original: Function, interceptor: Functi
         except Exception as error:
             contain(target, error)
 
-    def fail(error: Exception) -> None:
-        contain(target, error)
-
-    return _compiled(_HANGING, original, sw_ask=ask, sw_fail=fail, sw_plugin=plugin)
+    return _compiled(_HANGING, original, sw_ask=ask, sw_contain=contain, sw_target=target, sw_plugin=plugin)
 
 
 def restoring(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
@@ -81,12 +78,13 @@ _HANGING = """
 def wrapper({parameters}):
     sw_result = sw_original({parameters})
     sw_current = sw_snapshot._current
-    if sw_current is not None and (sw_context := sw_current.get()) and sw_plugin.only_restores:
+    sw_context = sw_current.get() if sw_current is not None else None
+    if sw_context and sw_plugin.only_restores:
         try:
             {instance}._sw_context = sw_context
         except Exception as sw_error:
-            sw_fail(sw_error)
-    elif (sw_current is not None and sw_context) or sw_plugin.captures_always:
+            sw_contain(sw_target, sw_error)
+    elif sw_context or sw_plugin.captures_always:
         sw_ask({instance})
     return sw_result
 """

@@ -81,7 +81,7 @@ class Reader:
 def reader() -> Reader:
     """Return what reads headers now."""
     global _reader
-    propagator = _propagate.get_global_textmap() if _propagate is not None else _configured()
+    propagator = _configured()
     if _reader is None or _reader.propagator is not propagator:
         _reader = Reader(propagator)
     return _reader

@@ -18,7 +18,7 @@ from .secret_values import Values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
 MOST_SHARED = 64
@@ -37,8 +37,7 @@ class Redaction(Values):
 
     def spans(self, spans: Sequence[ReadableSpan], hurry: bool = True) -> Sequence[ReadableSpan]:
         """Return the spans without secrets; the very sequence where there are none."""
-        new = [self._span(span) for span in (spans if hurry else calmly(spans))]
-        return spans if all(map(is_, new, spans)) else new
+        return _each(self._span, spans, iter if hurry else calmly)
 
     def _span(self, span: ReadableSpan) -> ReadableSpan:
         try:
@@ -132,9 +131,11 @@ class Redaction(Values):
         return known[1]
 
 
-def _each(redacted: Callable[[Any], Any], items: Sequence[Any]) -> Sequence[Any]:
-    """Return the items redacted; the very sequence where none has changed."""
-    new = [redacted(item) for item in items]
+def _each(
+    redacted: Callable[[Any], Any], items: Sequence[Any], through: Callable[[Sequence[Any]], Iterator[Any]] = iter
+) -> Sequence[Any]:
+    """Return the items redacted, gone `through` at some pace; the very sequence where none has changed."""
+    new = [redacted(item) for item in through(items)]
     return items if all(map(is_, new, items)) else new
 
 
