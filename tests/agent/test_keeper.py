@@ -65,3 +65,44 @@ def test_what_another_thread_has_taken_over_is_kept_by_that_one_only(config: Any
     assert waiting.spans == 1
     keeper.begin()
     assert keep(keeper).spooled == 1
+
+
+def test_a_request_of_the_spool_that_another_thread_has_taken_over_is_put_back_and_no_other_is_taken(
+    config: Any,
+) -> None:
+    keeper = Keeper(config, "http://here")
+    keep(keeper)
+    asked = 0
+
+    def hang_and_return(body: bytes, spans: int) -> bool:
+        nonlocal asked
+        asked += 1
+        keeper.standby().end_round(time.monotonic() + 30, True)
+        return True
+
+    keeper.empty(hang_and_return, time.monotonic() + 30, time.monotonic() + 30)
+    assert asked == 1
+    assert spans_from(Keeper(config, "http://here")) == [1]
+
+
+def test_a_request_of_the_spool_whose_sending_fails_in_an_unknown_way_is_put_back(config: Any) -> None:
+    keeper = Keeper(config, "http://here")
+    keep(keeper)
+
+    def fail(body: bytes, spans: int) -> bool:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        keeper.empty(fail, time.monotonic() + 30, time.monotonic() + 30)
+    assert spans_from(keeper) == [1]
+
+
+def spans_from(keeper: Keeper) -> list[int]:
+    taken: list[int] = []
+
+    def note(body: bytes, spans: int) -> bool:
+        taken.append(spans)
+        return True
+
+    keeper.empty(note, time.monotonic() + 30, time.monotonic() + 30)
+    return taken

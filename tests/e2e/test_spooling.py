@@ -122,7 +122,59 @@ else:
         assert collector.names == sorted([*expected, "last"])
 
 
-@pytest.mark.parametrize("end", ["", "import os; os._exit(0)", "import os; os.execlp('true', 'true')"])
+ENDS = ["", "import os; os._exit(0)", "import os; os.execlp('true', 'true')"]
+ONE_SPAN_AND_AN_END = "with S('next'): pass\nprint('ready')\ninput()\n"
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_that_ends_while_it_sends_what_waited_for_the_collector_sees_that_through(
+    launch: Launch, end: str
+) -> None:
+    with nobody() as endpoint:
+        launch(SPANS, endpoint).end_with_stderr()
+    with http_collector(port=port_of(endpoint)) as collector:
+        collector.prompt = 1
+        collector.answer.clear()
+        app = launch(ONE_SPAN_AND_AN_END + end, endpoint, SW_EXPORT_FLUSH_INTERVAL="0.01")
+        assert app.read_line() == "ready"
+        wait_until(lambda: collector.asked == 2)
+        assert app.process.stdin is not None
+        app.process.stdin.write("\n")
+        app.process.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):
+            app.process.wait(1)
+        collector.answer.set()
+        app.end()
+        assert collector.names == sorted([*NAMES, "next"])
+    assert spooled(app) == 0
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_waited_for_the_collector_is_left_to_the_next_process_where_that_hangs_again(
+    launch: Launch, end: str
+) -> None:
+    with nobody() as endpoint:
+        launch(SPANS, endpoint).end_with_stderr()
+    with http_collector(port=port_of(endpoint)) as collector:
+        collector.hangs_after = 1
+        app = launch(
+            ONE_SPAN_AND_AN_END + end,
+            endpoint,
+            SW_EXPORT_FLUSH_INTERVAL="0.01",
+            SW_EXPORT_EXIT_TIMEOUT="2",
+            SW_EXPORT_TIMEOUT="60",
+        )
+        assert app.read_line() == "ready"
+        wait_until(lambda: collector.asked == 2)
+        _, err = app.process.communicate("\n", timeout=60)
+        assert "no answer" in err
+        assert collector.names == ["next"]
+    with http_collector(port=port_of(endpoint)) as back:
+        launch("with S('last'): pass", endpoint).end()
+        assert back.names == sorted([*NAMES, "last"])
+
+
+@pytest.mark.parametrize("end", ENDS)
 def test_what_a_collector_that_hangs_has_not_taken_at_the_end_is_kept(launch: Launch, end: str) -> None:
     with silent_collector() as endpoint:
         app = launch(SPANS + end, endpoint, SW_EXPORT_EXIT_TIMEOUT="6", SW_EXPORT_TIMEOUT="60")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .._config import Config
     from .encoding import Request
+    from .spool import Taken
 
 TRY_AGAIN = 30.0  # seconds after which a spool that could not be used is tried again
 SHORTEST_KEEP = 0.2  # seconds, also where sending has taken all the time that there was
@@ -32,13 +33,14 @@ class Keeper:
     one of them may keep it.
     """
 
-    def __init__(self, config: Config, endpoint: str) -> None:
+    def __init__(self, config: Config, endpoint: str, under_way: Taken | None = None) -> None:
         from .._secrets import without_secrets
 
         self._config = config
         self._endpoint = endpoint
         self._settling = allocate_lock()
         self._taken_over = self.waits = False
+        self._under_way = under_way  # out of the spool, with the collector
         self.encoder = Encoder()
         self._unusable_until, self._trouble = 0.0, ""
         self._spool: Any = None
@@ -100,16 +102,31 @@ class Keeper:
         """Take requests out, each for `sent(body, spans)`, until that returns False or it is time to `stop`."""
         if not self.usable:
             return
+        taken = None
         try:
-            taken = self._spool.next(None, until)
-            while taken is not None:
-                if monotonic() >= stop or not sent(taken.body, taken.spans):
-                    self._spool.give_back(taken, max(until, monotonic() + SHORTEST_KEEP))
-                    break
-                taken = self._spool.next(taken, max(until, monotonic() + SHORTEST_KEEP))
+            try:
+                while (taken := self._next(taken, until)) is not None:
+                    if monotonic() >= stop or not sent(taken.body, taken.spans):
+                        break
+            finally:
+                self._give_back(until)
             self.waits = taken is not None
         except self._failures as error:
             self._fail(error)
+
+    def _next(self, sent: Taken | None, until: float) -> Taken | None:
+        """Delete what has been sent, and take the next request, unless another thread has taken over."""
+        with self._settling:
+            self._under_way = None
+            self._under_way = taken = self._spool.next(sent, max(until, monotonic() + SHORTEST_KEEP))
+        return None if self._taken_over else taken
+
+    def _give_back(self, until: float) -> None:
+        """Put back the request that is under way, if there is one."""
+        with self._settling:
+            taken, self._under_way = self._under_way, None
+            if taken is not None:
+                self._spool.give_back(taken, max(until, monotonic() + SHORTEST_KEEP))
 
     # As an output
 
@@ -122,7 +139,11 @@ class Keeper:
                 break
 
     def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002
-        """Close the file."""
+        """Put back what was under way from the spool; close the file."""
+        try:
+            self._give_back(until)
+        except self._failures as error:
+            self._fail(error)
         self.close()
         return Outcome()
 
@@ -130,9 +151,10 @@ class Keeper:
         """Return another one, with a connection of its own; what this one has not settled is that one's."""
         settled = self._settling.acquire(timeout=LONGEST_PUT)
         self._taken_over = True
+        under_way, self._under_way = self._under_way, None
         if settled:
             self._settling.release()
-        return Keeper(self._config, self._endpoint)
+        return Keeper(self._config, self._endpoint, under_way)
 
     def close(self) -> None:
         """Close the file."""

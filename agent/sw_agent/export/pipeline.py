@@ -179,9 +179,10 @@ class Pipeline:
         self._sending_until = monotonic() + timeout * SENDING
         try:
             before = self._in_hand.get("offer")
-            finished = self.worker.finish(timeout * LOOKING)
+            whole_rounds = not self._hangs
+            finished = self.worker.finish(timeout * LOOKING, whole_rounds=whole_rounds)
             if not finished and (before is None or self._in_hand.get("offer") is not before):
-                finished = self.worker.finish(timeout * (KEEPING - LOOKING))
+                finished = self.worker.finish(timeout * (KEEPING - LOOKING), whole_rounds=whole_rounds)
             if not finished:
                 self._hangs = True
                 self._keep(deadline)
@@ -227,6 +228,7 @@ class Pipeline:
             while self._queue and self._settle(Offer(self._next_batch()), redaction, standbys, deadline):
                 pass
             for output in standbys:
+                self.books.settle(output.end_round(deadline, ending=True))
                 output.close()
         except Exception as error:
             contain("keeping spans", error)

@@ -55,6 +55,7 @@ class Worker:
         self._stopping = False
         self._settling = False
         self._gave_up = False
+        self._in_round = False
         self._left_over = 0
         self._waiters: list[LockType] = []
         self._native_id: int | None = None
@@ -78,9 +79,12 @@ class Worker:
         except RuntimeError:  # it is awake already, or somebody else has just woken it
             return
 
-    def finish(self, timeout: float) -> bool:
-        """Wait until everything that is pending now is done; return whether it was within `timeout` seconds."""
-        if not self._pending():
+    def finish(self, timeout: float, *, whole_rounds: bool = False) -> bool:
+        """Wait until everything that is pending now is done; return whether it was within `timeout` seconds.
+
+        What is done in a round that is not, or no longer, pending is waited for too where that asks for `whole_rounds`.
+        """
+        if not self._pending() and not (whole_rounds and self._in_round):
             return True
         done = allocate_lock()
         done.acquire()
@@ -158,10 +162,11 @@ class Worker:
                 return stopping
 
     def _round(self, until: float | None = None) -> None:
+        self._in_round = True
         waiters = [self._waiters.pop() for _ in range(len(self._waiters))]
         try:
             self._work(until)
         finally:
-            self._settling = self._gave_up = False
+            self._in_round = self._settling = self._gave_up = False
             for waiter in waiters:
                 waiter.release()
