@@ -43,7 +43,7 @@ class Kept:
         self.opened = self.closed = 0
         self.takes: float = math.inf
         self.spools = self.waits = False
-        self.rounds = 0
+        self.for_the_spool: list[bool] = []  # of each round, whether there was time
         self.ending: list[bool] = []
         self.kept_aside: list[str] = []
         self.pipelines: list[Pipeline] = []
@@ -61,7 +61,7 @@ class Kept:
         outcome.spooled = len(taken) if self.spools else 0
 
     def end_round(self, until: float, ending: bool) -> Outcome:
-        self.rounds += 1
+        self.for_the_spool.append(until > time.monotonic())
         return Outcome()
 
     def standby(self) -> Standby:
@@ -458,7 +458,7 @@ def test_the_worker_goes_on_as_long_as_an_output_has_more_to_send(output: Kept) 
     piped = Piped(output, flush_interval=0.001)
     output.waits = True
     piped.spans("a")
-    while output.rounds < 20:
+    while len(output.for_the_spool) < 20:
         assert not output.ended.is_set()
     output.waits = False
     assert output.ended.wait(FOREVER)
@@ -618,3 +618,25 @@ def test_that_spans_wait_is_said_once_a_minute_whatever_is_opened_anew(
     piped.spans("a")
     assert piped.pipeline.flush(FOREVER)
     assert said() == ["spans wait", "spans wait"]
+
+
+def test_nothing_is_taken_out_of_the_spool_while_somebody_waits_for_the_worker_to_stop(output: Kept) -> None:
+    piped = Piped(output)
+    for pause in (False, True, False):
+        piped.spans("a")
+        if pause:
+            assert piped.pipeline.worker.pause(FOREVER)
+            piped.pipeline.worker.resume()
+        else:
+            assert piped.pipeline.flush(FOREVER)
+    assert output.for_the_spool == [True, False, True]
+
+
+def test_the_last_flush_takes_out_of_the_spool_what_it_can_send_and_nothing_is_taken_later(output: Kept) -> None:
+    piped = Piped(output)
+    piped.spans("a")
+    piped.pipeline.flush_finally(FOREVER)
+    piped.spans("b")
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a", "b"]
+    assert output.for_the_spool == [True, False]

@@ -35,6 +35,7 @@ SAY_AGAIN = 60.0  # seconds
 # The shares of the time at the end: for a request that was under way, for sending, for the worker to keep the rest.
 LOOKING, SENDING, KEEPING = 0.25, 0.5, 0.75
 GOODBYE = 0.2  # seconds at the end for the worker's own end
+LEAVING = 1.0  # seconds after a last flush in which the process has ended, or goes on
 FORGOTTEN = 1000  # open spans after which those are looked for that have gone without an end
 
 
@@ -66,6 +67,7 @@ class Pipeline:
         self._said_at: float | None = None
         self._said_that_spans_wait_at: float | None = None
         self._sending_until: float | None = None  # when the program ends
+        self._leave_spool_until = 0.0
         self._closed = self._hangs = False
         self.books = Books()
 
@@ -175,14 +177,17 @@ class Pipeline:
 
     def _flush_or_keep(self, timeout: float) -> None:
         """Send what has ended, within `timeout` seconds; where the collector hangs, keep it on disk."""
-        deadline = monotonic() + timeout
-        self._sending_until = monotonic() + timeout * SENDING
+        begun = monotonic()
+        deadline = begun + timeout
+        self._sending_until = begun + timeout * SENDING
         try:
             before = self._in_hand.get("offer")
-            whole_rounds = not self._hangs
-            finished = self.worker.finish(timeout * LOOKING, whole_rounds=whole_rounds)
+            finished = self.worker.finish(timeout * LOOKING)
             if not finished and (before is None or self._in_hand.get("offer") is not before):
-                finished = self.worker.finish(timeout * (KEEPING - LOOKING), whole_rounds=whole_rounds)
+                finished = self.worker.finish(timeout * (KEEPING - LOOKING))
+            self._leave_spool_until = deadline + LEAVING
+            if finished and not self._hangs:  # nobody else could send what is under way from the spool
+                finished = self.worker.finish_round(begun + timeout * KEEPING - monotonic())
             if not finished:
                 self._hangs = True
                 self._keep(deadline)
@@ -248,8 +253,9 @@ class Pipeline:
             for _ in range(0, len(self._queue), self._batch_size):
                 if not self._send_batch(outputs, *self._time(until)):
                     break
+            leave_spool = self.worker.stopping or monotonic() < self._leave_spool_until
             for output in outputs:
-                self.books.settle(output.end_round(*self._time(until)))
+                self.books.settle(output.end_round(*((0.0, False) if leave_spool else self._time(until))))
         self._forget_what_has_no_end()
         self._say_drops()
 

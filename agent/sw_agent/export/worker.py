@@ -79,13 +79,20 @@ class Worker:
         except RuntimeError:  # it is awake already, or somebody else has just woken it
             return
 
-    def finish(self, timeout: float, *, whole_rounds: bool = False) -> bool:
-        """Wait until everything that is pending now is done; return whether it was within `timeout` seconds.
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody waits in `pause` for the thread to end."""
+        return self._stopping
 
-        What is done in a round that is not, or no longer, pending is waited for too where that asks for `whole_rounds`.
-        """
-        if not self._pending() and not (whole_rounds and self._in_round):
-            return True
+    def finish(self, timeout: float) -> bool:
+        """Wait until everything that is pending now is done; return whether it was within `timeout` seconds."""
+        return not self._pending() or self._wait(timeout)
+
+    def finish_round(self, timeout: float) -> bool:
+        """Wait for the end of what the thread is doing, also where nothing is pending; return the same."""
+        return not self._in_round or self._wait(timeout)
+
+    def _wait(self, timeout: float) -> bool:
         done = allocate_lock()
         done.acquire()
         self._waiters.append(done)
