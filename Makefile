@@ -68,7 +68,7 @@ $(VENV)/bin/python:
 	  { echo "sw-python needs Python 3.10 or newer; $(PYTHON) is older. Say which: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml hatch_build.py agent/sw_agent/_sigterm_handler.c
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml hatch_build.py $(wildcard agent/sw_agent/*.c agent/sw_agent/*/*.c)
 	@echo "installing into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@$(BIN)/python -m compileall -q agent plugins sitecustomize

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections import OrderedDict
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
 from receivers import attributes_of
+from sw_agent._config import load
+from sw_agent._sdk_provider import AgentProvider, AgentTracer
 from sw_agent.export.encoding import LARGEST, LONGEST_TEXT, MOST_REMEMBERED, MOST_VALUES, Encoder
 
 # OpenTelemetry's encoder of old left out attributes that are None, and the attributes and the schema of a scope.
 RECENT = tuple(map(int, version("opentelemetry-exporter-otlp-proto-common").split(".")[:2])) >= (1, 45)
 
+needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 texts = st.text(max_size=200)
 keys = st.text(min_size=1, max_size=20)
 ids = st.integers(1, 2**64 - 1)
@@ -74,6 +83,25 @@ spans = st.builds(
 )
 
 
+scalars = st.one_of(texts, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False))
+some_contexts = contexts.filter(lambda context: not context.trace_state)
+plain_spans = st.builds(
+    ReadableSpan,
+    name=texts,
+    context=some_contexts,
+    parent=st.none() | some_contexts,
+    resource=resources,
+    attributes=st.dictionaries(keys, scalars, max_size=10).map(lambda found: BoundedAttributes(None, found, False)),
+    events=st.just(()),
+    links=st.just(()),
+    kind=st.sampled_from(SpanKind),
+    status=st.builds(Status, st.sampled_from(StatusCode)),
+    start_time=st.integers(0, 2**64 - 1),
+    end_time=st.integers(0, 2**64 - 1),
+    instrumentation_scope=scopes,
+)
+
+
 def encoded(batch: list[ReadableSpan], encoder: Encoder | None = None) -> bytes:
     (request,) = (encoder or Encoder()).requests(batch)
     assert (request.spans, request.lost) == (len(batch), 0)
@@ -86,6 +114,107 @@ def test_the_bytes_are_those_of_opentelemetrys_encoder_also_from_what_is_remembe
     encoder = Encoder()
     for batch in (*batches, *batches):
         assert encoded(batch, encoder) == encode_spans(batch).SerializePartialToString()
+
+
+@needs_a_compiler
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(plain_spans)
+def test_what_is_compiled_encodes_every_plain_span_as_the_python_code_does(span: Any) -> None:
+    assert _plain_spans().encode(span) == Encoder()._span(span)
+
+
+@needs_a_compiler
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(spans)
+def test_what_is_compiled_encodes_any_other_span_as_the_python_code_does_or_not_at_all(span: Any) -> None:
+    assert _plain_spans().encode(span) in (None, Encoder()._span(span))
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Number(int):
+    pass
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *(
+            {"_attributes": {"key": value}}
+            for value in (Text("a"), Number(1), 2**63, -(2**63) - 1, "\ud800", None, b"")
+        ),
+        *({"_attributes": {key: 1}} for key in (Text("a"), "\ud800", 1, None)),
+        *({"_attributes": value} for value in (None, (), [("a", 1)], OrderedDict(a=1), BoundedAttributes(0, {"a": 1}))),
+        *({"_name": name} for name in (Text("a"), "\ud800", None, b"a")),
+        *(
+            {"_context": value}
+            for value in (None, (), (1, 2), (-1, 2, False, 1, None, True), (1, -2, False, 1, None, True))
+        ),
+        *({"_context": (first, second, False, 1, None, True)} for first, second in ((2**128, 1), (1, 2**64), ("a", 1))),
+        *({"_parent": value} for value in ((), (1, 2), (1, 2, None, 1, None, True), (1, None, False, 1, None, True))),
+        *({"_kind": kind} for kind in (None, 1, SimpleNamespace(_value_=-1), SimpleNamespace(_value_=127))),
+        *({when: time} for when in ("_start_time", "_end_time") for time in (None, -1, 2**64, 1.5)),
+        *({"_events": value} for value in (None, [], (1,), BoundedList(1))),
+        *({"_links": value} for value in (None, [], (1,), BoundedList(1))),
+        *({"_status": value} for value in (None, Status(StatusCode.ERROR, "why"), Status(StatusCode.ERROR, ""))),
+        {"_status": SimpleNamespace(_status_code=None, _description=None)},
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_python_code(changed: dict[str, Any]) -> None:
+    span = made({"a": 1})
+    assert _plain_spans().encode(span) is not None
+    vars(span).update(changed)
+    assert _plain_spans().encode(span) is None
+    for name in changed:
+        delattr(span, name)
+    assert _plain_spans().encode(span) is None
+
+
+@needs_a_compiler
+def test_what_is_compiled_keeps_nothing() -> None:
+    values = {"text": "x" * 5000, "n": 10**15, "f": 1.5, "b": True}
+    attributes = [{**values, "odd": odd} for odd in (1, 2.5, [1], "\ud800")]
+    batch = [made(BoundedAttributes(None, found, False)) for found in attributes]
+    known: set[Any] = {"work", *values, values["text"], "odd", int, float, bool}
+
+    def look() -> None:
+        for span in batch:
+            _plain_spans().encode(span)
+            _plain_spans().is_known(span, known, known, known)
+
+    def references() -> list[int]:
+        held: list[Any] = [value for span in batch for value in (*vars(span).values(), span._attributes._dict)]
+        return list(map(sys.getrefcount, held))
+
+    look()
+    before, blocks = references(), sys.getallocatedblocks()
+    for _ in range(1000):
+        look()
+    assert sys.getallocatedblocks() - blocks < 100
+    assert [after - count for count, after in zip(before, references(), strict=True) if after - count >= 1000] == []
+
+
+@needs_a_compiler
+def test_spans_of_the_agents_own_tracer_are_plain() -> None:
+    provider = AgentProvider(load({}))
+    recorded: list[ReadableSpan] = []
+    provider._active_span_processor.on_end = recorded.append  # type: ignore[method-assign]
+    tracer = provider.get_tracer("tests")
+    assert isinstance(tracer, AgentTracer)
+    with tracer.start_as_current_span("outer", attributes={"a": 1}), tracer.start_as_current_span("inner"):
+        pass
+    for span in recorded:
+        span._events = span._links = ()  # as the pipeline leaves them
+    assert [_plain_spans().encode(span) for span in recorded] == [Encoder()._span(span) for span in recorded]
+
+
+def _plain_spans() -> Any:
+    from sw_agent.export import _plain_spans
+
+    return _plain_spans
 
 
 @pytest.mark.parametrize("limit", [None, "2"])
@@ -129,7 +258,7 @@ def test_a_resource_is_not_taken_for_another_one_that_has_its_place_in_memory() 
         assert encoded(batch, encoder) == encode_spans(batch).SerializePartialToString()
 
 
-def made(attributes: dict[Any, Any], **more: Any) -> ReadableSpan:
+def made(attributes: Any, **more: Any) -> ReadableSpan:
     fields: dict[str, Any] = {
         "name": "work",
         "context": SpanContext(1, 2, is_remote=False),

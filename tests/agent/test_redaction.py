@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -455,3 +457,59 @@ def test_of_a_span_that_cannot_be_looked_at_only_place_and_time_are_left(fields:
     assert found.status.status_code is StatusCode.ERROR
     assert found.attributes == {"sw.redaction": f"failed: {'AttributeError' if 'links' in fields else 'RuntimeError'}"}
     assert SECRET not in everything_in(found)
+
+
+WORDS = st.sampled_from(["plain", "other", SECRET, f"token={SECRET}", "x" * (LONGEST_REMEMBERED + 1), ""])
+VALUES = WORDS | st.sampled_from([None, True, 3, 2.5, 10**30, b"plain", ("plain", SECRET), [1], {"password": SECRET}])
+KEYS = st.sampled_from(["key", "password", f"key {SECRET}", "api_key", "k" * (LONGEST_REMEMBERED + 1)])
+SPANS = st.builds(
+    lambda name, attributes, events, links, status: span(
+        name,
+        attributes=BoundedAttributes(None, attributes, False),
+        events=events,
+        links=links,
+        status=status,
+    ),
+    WORDS,
+    st.dictionaries(KEYS, VALUES, max_size=4),
+    st.sampled_from([(), (), (), (Event("plain", {"key": SECRET}),)]),
+    st.sampled_from([(), (), (), (Link(CONTEXT, {"password": "x"}),)]),
+    st.sampled_from([Status(), Status(StatusCode.ERROR), Status(StatusCode.ERROR, SECRET)]),
+)
+
+
+def texts_of(found: ReadableSpan) -> tuple[Any, ...]:
+    of_others = [dict(other.attributes or {}) for other in (*found.events, *found.links)]
+    return found.name, dict(found.attributes or {}), of_others, found.status.description
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(SPANS, max_size=8), st.sampled_from([(), ("hunter.",), ("key",), ("[23]",)]))
+def test_what_is_compiled_finds_every_secret_that_the_python_code_finds(
+    batch: list[ReadableSpan], patterns: tuple[str, ...]
+) -> None:
+    spans = [*batch, *batch]  # known at the second time
+    compiled = Redaction(patterns).spans(spans)
+    with patch("sw_agent.export.redaction.is_known", return_value=False):
+        python = Redaction(patterns).spans(spans)
+    assert list(map(texts_of, compiled)) == list(map(texts_of, python))
+    assert [found is given for found, given in zip(compiled, spans, strict=True)] == [
+        found is given for found, given in zip(python, spans, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("number", [13, 1.3])
+def test_a_number_that_a_pattern_matches_is_hidden_each_time(number: float) -> None:
+    redaction = Redaction(["3"])
+    for _ in range(2):
+        (found,) = redaction.spans([span("work", attributes=BoundedAttributes(None, {"key": number}, False))])
+        assert dict(found.attributes or {}) == {"key": "1REDACTED" if number == 13 else "1.REDACTED"}
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_span_of_which_all_is_known_is_looked_at_by_what_is_compiled_alone() -> None:
+    given = span("work", attributes=BoundedAttributes(None, {"key": "plain", "n": 1, "none": None}, False))
+    redaction = Redaction()
+    assert list(redaction.spans([given])) == [given]
+    with patch.object(redaction, "attributes", side_effect=AssertionError):
+        assert list(redaction.spans([given])) == [given]

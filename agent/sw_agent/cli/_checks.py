@@ -55,10 +55,11 @@ def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def sigterm_is_compiled() -> bool:
-    """Return whether the agent's own handler of SIGTERM is there, or not needed here."""
+def is_compiled() -> bool:
+    """Return whether the modules in C are there, or not needed here."""
     try:
         from .. import _sigterm_handler  # noqa: F401
+        from ..export import _plain_spans  # noqa: F401
     except ImportError:
         return sys.platform == "win32"
     return True

@@ -84,8 +84,8 @@ def examine(environ: Mapping[str, str], said_as: Mapping[str, str]) -> dict[str,
     on_path = report["interpreter"]["python_on_path"]
     if on_path and os.path.dirname(on_path) != os.path.dirname(report["interpreter"]["executable"]):
         notes.append(f"`sw-python run python …` runs {on_path}: traced only if sw-python is installed for it")
-    if not _checks.sigterm_is_compiled():
-        notes.append("the handler of SIGTERM is not compiled, and Python's faulthandler serves; see docs/delivery.md")
+    if not _checks.is_compiled():
+        notes.append("the modules in C are not compiled: SIGTERM is caught by other means; see docs/delivery.md")
     for variable, nearest in report["unknown_variables"].items():
         notes.append(f"{variable} means nothing to the agent" + (f"; did you mean {nearest}?" if nearest else ""))
     report["healthy"] = not problems

@@ -15,6 +15,15 @@ from opentelemetry.trace import SpanKind
 
 from .rows import clean
 
+try:
+    from ._plain_spans import encode
+except ImportError:  # there was no compiler
+
+    def encode(_span: ReadableSpan, /) -> bytes | None:
+        """Leave all of them to the Python code."""
+        return None
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,18 +75,23 @@ class Encoder:
         text.
         """
         groups: dict[Ends, dict[Ends, list[bytes]]] = {}
+        group: list[bytes] = []
+        before: tuple[object, object] = (self, self)
         size = count = 0
         for span in spans:
             body = self._body(span)
             if count and (body is None or size + len(body) > LARGEST):
                 yield Request(_joined(groups), count)
-                groups, size, count = {}, 0, 0
+                groups, before, size, count = {}, (self, self), 0, 0
             if body is None:
                 yield Request(b"", 1, lost=1)
                 continue
-            resource = self._once(span.resource, self._resource)
-            scope = self._once(span.instrumentation_scope, self._scope)
-            groups.setdefault(resource, {}).setdefault(scope, []).append(body)
+            resource, scope = span.resource, span.instrumentation_scope
+            if resource is not before[0] or scope is not before[1]:
+                before = resource, scope
+                scopes = groups.setdefault(self._once(resource, self._resource), {})
+                group = scopes.setdefault(self._once(scope, self._scope), [])
+            group.append(body)
             size += len(body)
             count += 1
         if count:
@@ -85,7 +99,7 @@ class Encoder:
 
     def _body(self, span: ReadableSpan) -> bytes | None:
         try:
-            body = self._span(span)
+            body = encode(span) or self._span(span)
             return body if len(body) <= LARGEST else self._span(span, cut=True)
         except Exception:  # an object of the program's raises when it is looked at
             return None

@@ -16,9 +16,18 @@ from .._threads import calmly
 from ..http import REDACTED
 from .secret_values import Values
 
+try:
+    from ._plain_spans import is_known
+except ImportError:  # there was no compiler
+
+    def is_known(_span: ReadableSpan, _keys: Set[str], _texts: Set[str], _types: Set[type], /) -> bool:
+        """Leave all of them to the Python code."""
+        return False
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence, Set
     from typing import Any
 
 MOST_SHARED = 64
@@ -56,6 +65,11 @@ class Redaction(Values):
             )
 
     def _redacted(self, span: ReadableSpan) -> ReadableSpan:
+        resource = self._once(self._resource, span.resource)
+        scope = self._once(self._scope, span.instrumentation_scope)
+        is_shared = resource is span.resource and scope is span.instrumentation_scope
+        if is_shared and is_known(span, self._clean_keys, self._clean_texts, self._clean_types):
+            return span
         # The properties of these three make a copy at each call.
         attributes = getattr(span, "_attributes", None) or span.attributes
         events = span.events if getattr(span, "_events", True) else ()
@@ -66,16 +80,13 @@ class Redaction(Values):
         clean_events = _each(self._event, events) if events else events
         clean_links = _each(self._link, links) if links else links
         clean_status = self._status(status) if status.description else status
-        resource = self._once(self._resource, span.resource)
-        scope = self._once(self._scope, span.instrumentation_scope)
         if (
-            clean_name is name
+            is_shared
+            and clean_name is name
             and clean_attributes is attributes
             and clean_events is events
             and clean_links is links
             and clean_status is status
-            and resource is span.resource
-            and scope is span.instrumentation_scope
         ):
             return span
         return ReadableSpan(

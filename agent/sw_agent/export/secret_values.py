@@ -31,7 +31,7 @@ class Values:
         self._patterns = [re.compile(pattern) for pattern in patterns]
         self._clean_texts: set[str] = set()
         self._clean_keys: set[str] = set()
-        self._clean_types = {bool, type(None)} if patterns else {bool, type(None), int, float}
+        self._clean_types: set[type] = {bool, type(None), *(() if patterns else (int, float))}
 
     def text(self, text: str) -> str:
         """Return the text without secrets; a long one is cut, since looking at all of it would take seconds."""
