@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -60,6 +62,7 @@ def outputs(tmp_path: Path) -> Iterator[Callable[..., OtlpOutput]]:
         opened[-1].said = said  # type: ignore[attr-defined]
         return opened[-1]
 
+    output.opened = opened  # type: ignore[attr-defined]
     yield output
     for each in opened:
         each.close()
@@ -488,3 +491,25 @@ def test_what_opentelemetry_takes_from_the_environment_counts(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     send(outputs(collector.endpoint), spans("a"))
     assert collector.encodings == ["gzip"]
+
+
+@pytest.mark.parametrize("answers", [[200], [503], []])
+def test_what_is_closed_is_gone_at_once_also_after_a_refusal(
+    collector: Received, outputs: Callable[..., OtlpOutput], answers: list[int]
+) -> None:
+    """Where the garbage collector had to find a connection, it might do so in a thread that is ending."""
+    gc.collect()
+    gc.disable()
+    try:
+        with nobody() as endpoint:
+            collector.after = list(answers)
+            output = outputs(collector.endpoint if answers else endpoint)
+            outputs.opened.remove(output)  # type: ignore[attr-defined]
+            outcome_of(output, spans("a"))
+            pools = [weakref.ref(adapter.poolmanager) for adapter in output._wire._session.adapters.values()]
+            assert all(pool() is not None for pool in pools)
+            output.close()
+            del output
+            assert [pool() for pool in pools] == [None] * len(pools)
+    finally:
+        gc.enable()

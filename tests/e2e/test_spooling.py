@@ -326,6 +326,7 @@ else:
         with S(str(number)): pass
 """,
             collector.endpoint,
+            PYTHONWARNINGS="ignore:This process:DeprecationWarning",  # the fork waits for the worker, but not for ever
             SW_EXPORT_FLUSH_INTERVAL="60",
             SW_EXPORT_QUEUE_SIZE="1000",
             SW_EXPORT_BATCH_SIZE="1000",

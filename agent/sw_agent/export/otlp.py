@@ -142,7 +142,8 @@ class OtlpOutput:
         return now >= self._not_before and now + SHORTEST_TRY < until
 
     def _leave_alone(self, refusal: Refusal) -> None:
-        self._refusal = refusal
+        # Without its traceback, whose frames hold connections: only the garbage collector would find those.
+        self._refusal = refusal.with_traceback(None)
         self._not_before = monotonic() + max(self._pause, refusal.wait)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 

@@ -48,8 +48,9 @@ class HttpWire:
         with suppress(Refusal):  # older exporters let it through, newer ones do not
             self._exporter.export(())
         session.request_body = b""
-        if session.refusal is not None:
-            raise session.refusal
+        refusal, session.refusal = session.refusal, None
+        if refusal is not None:
+            raise refusal
         return session.answer
 
     def close(self) -> None:
@@ -90,7 +91,7 @@ class Session(requests.Session):
                 self.refusal, self.answer = _read(response, until)
         except OSError as error:  # as all errors of requests are
             self.refusal = Refusal(_in_short(error), may_pass=not isinstance(error, ValueError))
-            raise self.refusal from error
+            _forget_frames(error)
         if self.refusal is not None:
             raise self.refusal
         self._kept_alive = True
@@ -155,3 +156,10 @@ def _in_short(error: OSError) -> str:
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
     return str(cause or inner)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what the frames hold in which an error was raised: urllib3's hold the error, and the connections."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
