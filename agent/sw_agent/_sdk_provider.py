@@ -6,13 +6,13 @@ import _thread
 from weakref import WeakSet
 
 from opentelemetry.sdk.trace import Tracer, TracerProvider, _Span
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanKind, TraceFlags
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from . import _ids
 from ._resource import describe
 from ._sampling import TraceSampler
-from ._sdk_span import AgentSpan, suits
+from ._sdk_span import AgentSpan, span_context, suits
 from .snapshot import current_context
 
 TYPE_CHECKING = False
@@ -81,7 +81,7 @@ class AgentTracer(Tracer):
         if outer is None:
             trace_id = self.id_generator.generate_trace_id()
             flags = _RANDOM | sampler.takes(trace_id)
-        own = SpanContext(trace_id, self.id_generator.generate_span_id(), False, _FLAGS[flags & _KNOWN], state)
+        own = span_context(trace_id, self.id_generator.generate_span_id(), _FLAGS[flags & _KNOWN], state)
         if not flags & TraceFlags.SAMPLED:
             return NonRecordingSpan(own)
         span = AgentSpan(self, name, own, outer, kind, attributes, record_exception, set_status_on_exception)

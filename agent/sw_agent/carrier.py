@@ -101,12 +101,17 @@ def _reader_of_parents() -> Callable[[object], Context | None]:
     # https://www.w3.org/TR/trace-context/#traceparent-header, of version 00
     parts_of = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
 
+    known_flags: dict[str, TraceFlags] = {}  # 256 at most
+
     def parent_in(traceparent: object) -> Context | None:
         parts = parts_of(traceparent) if isinstance(traceparent, str) else None
         if parts is None:
             return None
-        trace_id, span_id, flags = parts.groups()
-        span_context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
+        trace_id, span_id, digits = parts.groups()
+        flags = known_flags.get(digits)
+        if flags is None:
+            flags = known_flags[digits] = TraceFlags(int(digits, 16))
+        span_context = SpanContext(int(trace_id, 16), int(span_id, 16), True, flags)
         return Context({_SPAN_KEY: NonRecordingSpan(span_context)}) if span_context.is_valid else None
 
     return parent_in

@@ -35,6 +35,8 @@ class Recording:
     """What the options say, prepared, with what spans are made of. `source` is the options that it was made from."""
 
     def __init__(self, plugin: Plugin, source: dict[str, Any]) -> None:
+        from functools import lru_cache
+
         from opentelemetry.context import Context
         from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
         from opentelemetry.trace.propagation import _SPAN_KEY
@@ -42,6 +44,7 @@ class Recording:
         self.context_of = Context
         self.span_key = _SPAN_KEY
         self.nothing = Context()
+        self.host_and_port = lru_cache(maxsize=64)(host_and_port)
         self.plugin = plugin
         self.source = dict(source)
         self.is_excluded = any_of(source["exclude"])
@@ -220,7 +223,7 @@ def attributes_of(request: Any, path: str, recording: Recording) -> dict[str, An
         attributes["network.protocol.version"] = version
     host = headers.get("Host")
     if host:
-        name, port = host_and_port(host)
+        name, port = recording.host_and_port(host)
         if name:
             attributes["server.address"] = name
             if port is not None:

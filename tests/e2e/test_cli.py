@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -13,7 +14,6 @@ from types import ModuleType
 
 import pytest
 
-import sw_agent
 from launched import SW_PYTHON, own_environ
 from sw_agent.cli import COMMANDS
 from sw_agent.cli import doctor as doctor_command
@@ -393,12 +393,14 @@ def test_doctor_lists_what_it_does_not_understand_without_calling_it_wrong(docto
     assert any(note.startswith("OTEL_TRACES_SAMPLER: 'jaeger_remote'") for note in report["notes"])
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_doctor_says_where_the_handler_of_sigterm_is_not_compiled(monkeypatch, compiled):
-    monkeypatch.delattr(sw_agent, "_sigterm_handler", raising=False)
-    monkeypatch.setitem(sys.modules, "sw_agent._sigterm_handler", ModuleType("handler") if compiled else None)
+@pytest.mark.parametrize("missing", [None, "_sigterm_handler", "export._plain_spans"])
+def test_doctor_says_where_a_module_is_not_compiled(monkeypatch, missing):
+    for name in ("_sigterm_handler", "export._plain_spans"):
+        module, _, attribute = f"sw_agent.{name}".rpartition(".")
+        monkeypatch.delattr(importlib.import_module(module), attribute, raising=False)
+        monkeypatch.setitem(sys.modules, f"sw_agent.{name}", None if name == missing else ModuleType(name))
     notes = doctor_command.examine({}, {})["notes"]
-    assert any("SIGTERM is not compiled" in note for note in notes) is not compiled
+    assert any("modules in C are not compiled" in note for note in notes) is (missing is not None)
 
 
 def test_doctor_finds_other_agents_and_the_one_whose_command_it_shares(doctor, tmp_path):
