@@ -55,6 +55,7 @@ __all__ = [
     "RELATION",
     "SPANS",
     "ContextSnapshot",
+    "Detached",
     "DottedNames",
     "Entry",
     "Hop",
@@ -323,27 +324,38 @@ class DottedNames:
 
     def __init__(self, *names: str) -> None:
         self._beginnings = tuple(f"{name}." for name in names)
-        self._known: dict[tuple[str, str], bool] = {}  # of functions and classes, by module and qualified name
+        self._packages = {name.partition(".")[0] for name in names}
 
     def __contains__(self, named: Any) -> bool:
-        if type(named) not in _NAMED_BY_THEMSELVES:
-            return self._lists(*function_name(named))
-        names = named.__module__, named.__qualname__
-        try:
-            known = self._known.get(names)
-        except TypeError:  # the program has put something odd there
-            return self._lists(*function_name(named))
-        if known is None:
-            if len(self._known) >= MOST_KNOWN:
-                self._known.clear()
-            known = self._known[names] = self._lists(*function_name(named))
-        return known
-
-    def _lists(self, module: str, name: str) -> bool:
+        if type(named) in _NAMED_BY_THEMSELVES:
+            module = named.__module__
+            if type(module) is str and module.partition(".")[0] not in self._packages:
+                return False  # as nearly always
+        module, name = function_name(named)
         return f"{module}.{name}.".startswith(self._beginnings)
 
 
-MOST_KNOWN = 1000
+class Detached:
+    """The work that belongs to nobody, by the dotted names of its function, or of a class of what runs it.
+
+    A plugin knows some, its option `detached` adds others.
+    """
+
+    def __init__(self, plugin: Plugin, *names: str) -> None:
+        self._settings = plugin.settings
+        self._own = names
+        self._configured: list[str] | None = None
+        self._names = DottedNames()
+
+    def lists(self, function: object, kind: type | None = None) -> bool:
+        """Return whether the function, or what runs it, an object of class `kind`, is one of these."""
+        configured = self._settings["detached"]
+        if configured is not self._configured:
+            self._configured, self._names = configured, DottedNames(*self._own, *configured)
+        names = self._names
+        return function in names or (kind is not None and any(map(names.__contains__, kind.__mro__[:-1])))
+
+
 _NAMED_BY_THEMSELVES = (type, type(function_name))
 
 

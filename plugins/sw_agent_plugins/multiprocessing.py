@@ -11,7 +11,7 @@ nothing put around the task's function. In the worker the queues are the places 
 from __future__ import annotations
 
 from sw_agent.carrier import pack, unpack
-from sw_agent.plugin import EMPTY, PROPAGATION, DottedNames, Inbox, Option, Outbox, Plugin, child_ending
+from sw_agent.plugin import EMPTY, PROPAGATION, Detached, DottedNames, Inbox, Option, Outbox, Plugin, child_ending
 from sw_agent.snapshot import ContextSnapshot, capture
 
 TYPE_CHECKING = False
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     Call = tuple[tuple[Any, ...], dict[str, Any]]
     Packed = tuple[dict[str, str], int]
 
-# Dotted names of modules, of process classes, and of the functions that processes are started with.
-DETACHED = DottedNames(
-    "concurrent.futures.process._process_worker",
-    "multiprocessing.managers.BaseManager._run_server",
-    "multiprocessing.pool.worker",
-)
 CHUNK = DottedNames("multiprocessing.pool.mapstar", "multiprocessing.pool.starmapstar")
 SENT_AHEAD = "sw_agent"  # the key of the snapshot among the preparation data
 
@@ -37,6 +31,12 @@ plugin = Plugin(
         *PROPAGATION,
         Option("detached", [], "processes that belong to nobody: dotted names of their target, class or module"),
     ],
+)
+detached = Detached(
+    plugin,
+    "concurrent.futures.process._process_worker",
+    "multiprocessing.managers.BaseManager._run_server",
+    "multiprocessing.pool.worker",
 )
 
 
@@ -71,7 +71,7 @@ def run_in_context_of_starter(
     try:
         snapshot = _sent_ahead.pop() if _sent_ahead else capture()  # what a forked child has inherited
         target = getattr(process, "_target", None)
-        if _is_detached(target, type(process)):
+        if detached.lists(target, type(process)):
             with EMPTY.restore():
                 return wrapped(*args, **kwargs)
         with plugin.resume(snapshot, type(process) if target is None else target) as hop:
@@ -81,11 +81,6 @@ def run_in_context_of_starter(
             return exit_code
     finally:
         child_ending()
-
-
-def _is_detached(target: object, process_class: type) -> bool:
-    more = DottedNames(*plugin.settings["detached"])
-    return any(name in DETACHED or name in more for name in (target, *process_class.__mro__))
 
 
 def _mark_exit(span: Any, exit_code: int) -> None:

@@ -19,7 +19,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from types import MethodType
 
-from sw_agent.plugin import EMPTY, PROPAGATION, ContextSnapshot, DottedNames, Option, Plugin
+from sw_agent.plugin import EMPTY, PROPAGATION, ContextSnapshot, Detached, Option, Plugin
 from sw_agent.snapshot import current_context
 
 TYPE_CHECKING = False
@@ -33,7 +33,17 @@ if TYPE_CHECKING:
 HAS_CONTEXT = sys.version_info >= (3, 14)  # `Thread(context=…)`, and `start()` gives each thread a context
 INHERITS = bool(getattr(sys.flags, "thread_inherit_context", False))
 
-DETACHED = (
+plugin = Plugin(
+    "threading",
+    options=[
+        *PROPAGATION,
+        Option("detached", [], "threads that belong to nobody: dotted names of their function, class or module"),
+    ],
+)
+
+
+detached = Detached(
+    plugin,
     "apscheduler.schedulers",
     "asyncio.base_events.BaseEventLoop._do_shutdown",
     "asyncio.unix_events.ThreadedChildWatcher",
@@ -58,14 +68,6 @@ DETACHED = (
     "watchdog.observers",
 )
 
-plugin = Plugin(
-    "threading",
-    options=[
-        *PROPAGATION,
-        Option("detached", [], "threads that belong to nobody: dotted names of their function, class or module"),
-    ],
-)
-
 
 class InContext(partial):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10
     """What an OS thread is started with in a function's place; a message about the thread shows the function."""
@@ -87,9 +89,9 @@ def start_in_context_of_starter(
     """Let the OS thread call the function in the starter's context; misuse is left to the library."""
     if not args or not callable(args[0]):
         return None
-    function, *rest = args
+    function = args[0]
     thread = _thread_of(function)
-    if is_detached(function if thread is None else _work_of(thread), thread):
+    if detached.lists(function) if thread is None else detached.lists(_work_of(thread), type(thread)):
         return None
     if thread is not None and HAS_CONTEXT:
         variables = vars(thread).pop("_sw_variables", None)
@@ -98,7 +100,7 @@ def start_in_context_of_starter(
     else:
         variables = Context()
     run = snapshot.into(variables).run if plugin.only_restores else InHop(snapshot, thread, variables)
-    return (InContext(run, function), *rest), kwargs
+    return (InContext(run, function), *args[1:]), kwargs
 
 
 if HAS_CONTEXT:
@@ -108,11 +110,11 @@ if HAS_CONTEXT:
         """Do what `start()` would do next, unless the program has given the thread a context of its own."""
         if getattr(thread, "_context", thread) is not None:
             return
-        detached = is_detached(_work_of(thread), thread)
-        if INHERITS and plugin.only_restores and not detached:
+        belongs_to_nobody = detached.lists(_work_of(thread), type(thread))
+        if INHERITS and plugin.only_restores and not belongs_to_nobody:
             return
         variables = copy_context() if INHERITS else Context()
-        if detached:
+        if belongs_to_nobody:
             EMPTY.into(variables)
         elif plugin.only_restores:
             snapshot.into(variables)
@@ -203,20 +205,7 @@ def _thread_of(function: object) -> Any:
 
 def _work_of(thread: Any) -> object:
     """Return what the program wants a thread to do: its target, a timer's function, or its own `run`."""
-    target = vars(thread).get("_target")
+    target = getattr(thread, "_target", None)
     if target is None and type(thread).__name__ == "Timer":
         target = getattr(thread, "function", None)
     return thread.run if target is None else target
-
-
-def is_detached(function: object, thread: object = None) -> bool:
-    """Return whether a thread belongs to nobody, by the name of its function or of one of its classes."""
-    global _configured, _names
-    if _configured is not (configured := plugin.settings["detached"]):
-        _configured, _names = configured, DottedNames(*DETACHED, *configured)
-    named = (function,) if thread is None else (function, *type(thread).__mro__[:-1])
-    return any(map(_names.__contains__, named))
-
-
-_configured: list[str] | None = None
-_names = DottedNames()

@@ -22,7 +22,7 @@ from opentelemetry import context, trace
 from opentelemetry.trace import StatusCode
 
 from sw_agent.testing import installed
-from sw_agent_plugins.threading import is_detached, plugin
+from sw_agent_plugins.threading import detached, plugin
 
 
 @pytest.fixture(autouse=True)
@@ -236,7 +236,7 @@ def test_the_names_of_detached_threads_are_those_of_the_libraries(module: str, p
     found: Any = pytest.importorskip(module)
     for part in path.split("."):
         found = getattr(found, part)
-    assert is_detached(found)
+    assert detached.lists(found)
 
 
 def monitor() -> tuple[int, int] | None:
@@ -266,7 +266,7 @@ def test_the_option_detached_names_functions_at_dots() -> None:
     for name, is_listed in ((f"{__name__}.monitor", True), (f"{__name__}.mon", False)):
         plugin.uninstall()
         with installed(plugin, detached=[name]):
-            assert is_detached(monitor) is is_listed
+            assert detached.lists(monitor) is is_listed
 
 
 def test_a_span_for_a_thread_is_named_after_what_the_program_wrote() -> None:
