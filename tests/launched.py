@@ -59,6 +59,12 @@ class Launched:
         """Wait for the next line on stdout, which must be this one."""
         assert self.read_line() == line
 
+    def go_on(self) -> None:
+        """Let a program go on that waits for a line on stdin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def end(self, expected: int = 0) -> str:
         """Wait for the end, check the exit status and that nobody complained, and return the rest of stdout."""
         out, err = self.end_with_stderr(expected)

@@ -40,8 +40,6 @@ plugin = Plugin(
         Option("detached", [], "threads that belong to nobody: dotted names of their function, class or module"),
     ],
 )
-
-
 detached = Detached(
     plugin,
     "apscheduler.schedulers",

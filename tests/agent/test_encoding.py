@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import OrderedDict
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
+from compiled import needs_a_compiler
 from receivers import attributes_of
 from sw_agent._config import load
 from sw_agent._sdk_provider import AgentProvider, AgentTracer
@@ -30,7 +30,6 @@ from sw_agent.export.encoding import LARGEST, LONGEST_TEXT, MOST_REMEMBERED, MOS
 # OpenTelemetry's encoder of old left out attributes that are None, and the attributes and the schema of a scope.
 RECENT = tuple(map(int, version("opentelemetry-exporter-otlp-proto-common").split(".")[:2])) >= (1, 45)
 
-needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 texts = st.text(max_size=200)
 keys = st.text(min_size=1, max_size=20)
 ids = st.integers(1, 2**64 - 1)
@@ -66,39 +65,38 @@ scopes = st.sampled_from(
         *([InstrumentationScope("other", "1", "https://schema", {"key": (1, 2)})] if RECENT else []),
     ]
 )
+of_any_span: dict[str, Any] = {
+    "name": texts,
+    "resource": resources,
+    "kind": st.sampled_from(SpanKind),
+    "instrumentation_scope": scopes,
+}
 spans = st.builds(
     ReadableSpan,
-    name=texts,
+    **of_any_span,
     context=contexts,
     parent=st.none() | contexts,
-    resource=resources,
     attributes=attributes,
     events=st.lists(events, max_size=3),
     links=st.lists(links, max_size=3),
-    kind=st.sampled_from(SpanKind),
     status=statuses,
     start_time=times,
     end_time=times,
-    instrumentation_scope=scopes,
 )
-
 
 scalars = st.one_of(texts, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False))
 some_contexts = contexts.filter(lambda context: not context.trace_state)
 plain_spans = st.builds(
     ReadableSpan,
-    name=texts,
+    **of_any_span,
     context=some_contexts,
     parent=st.none() | some_contexts,
-    resource=resources,
     attributes=st.dictionaries(keys, scalars, max_size=10).map(lambda found: BoundedAttributes(None, found, False)),
     events=st.just(()),
     links=st.just(()),
-    kind=st.sampled_from(SpanKind),
     status=st.builds(Status, st.sampled_from(StatusCode)),
     start_time=st.integers(0, 2**64 - 1),
     end_time=st.integers(0, 2**64 - 1),
-    instrumentation_scope=scopes,
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvi
 from opentelemetry.trace import Link, SpanContext, StatusCode, TraceFlags
 from opentelemetry.trace.status import Status
 
+from compiled import needs_a_compiler
 from sw_agent._secrets import without_secrets
 from sw_agent.export.redaction import Redaction
 from sw_agent.export.rows import cleaned_row, resource_text
@@ -506,7 +506,7 @@ def test_a_number_that_a_pattern_matches_is_hidden_each_time(number: float) -> N
         assert dict(found.attributes or {}) == {"key": "1REDACTED" if number == 13 else "1.REDACTED"}
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@needs_a_compiler
 def test_a_span_of_which_all_is_known_is_looked_at_by_what_is_compiled_alone() -> None:
     given = span("work", attributes=BoundedAttributes(None, {"key": "plain", "n": 1, "none": None}, False))
     redaction = Redaction()

@@ -7,7 +7,6 @@ after the sleep, without the agent too.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,16 +15,16 @@ from typing import Any
 
 import pytest
 
+from compiled import needs_a_compiler
 from launched import PRELUDE, Launch, Launched
 from receivers import silent_collector
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 NOT_COMPILED = "import sys\nsys.modules['sw_agent._sigterm_handler'] = None\n"
-needs_the_compiled_one = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
 
-@pytest.fixture(params=[pytest.param("compiled", marks=needs_the_compiled_one), "by faulthandler"])
+@pytest.fixture(params=[pytest.param("compiled", marks=needs_a_compiler), "by faulthandler"])
 def handled(launch: Launch, request: pytest.FixtureRequest) -> Launch:
     """Start programs under the agent, with each of the two handlers in C."""
     first = "import sw_agent._sigterm_handler\n" if request.param == "compiled" else NOT_COMPILED
@@ -202,7 +201,7 @@ def test_a_dying_process_is_not_held_up_by_a_collector_that_hangs(handled: Launc
     assert err.startswith(f"sw-python: WARNING: spans wait in {app.store} for the collector ")
 
 
-@needs_the_compiled_one
+@needs_a_compiler
 def test_a_busy_process_survives_any_number_of_signals() -> None:
     """What the handler does must be right in the midst of every instruction."""
     program = """
@@ -236,7 +235,7 @@ os._exit(0)
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
 
 
-@needs_the_compiled_one
+@needs_a_compiler
 def test_a_child_of_a_fork_that_nobody_tells_of_dies_alone(launch: Launch) -> None:
     app = launch(
         """
@@ -253,7 +252,7 @@ with S("a"):
     assert app.names() == ["a"]
 
 
-@needs_the_compiled_one
+@needs_a_compiler
 def test_a_handler_in_c_that_python_does_not_know_of_is_left_alone(launch: Launch) -> None:
     app = launch(
         """

@@ -83,9 +83,7 @@ def test_a_process_that_goes_on_sends_what_waits_when_the_collector_is_back(laun
         )
         assert app.read_line() == "sent"
         assert first.names == ["before"]
-    assert app.process.stdin is not None
-    app.process.stdin.write("\n")
-    app.process.stdin.flush()
+    app.go_on()
     assert app.read_line() == "ready"
     wait_until(lambda: spooled(app) == 20)
     with COLLECTORS[protocol](port=port_of(endpoint)) as back:
@@ -138,9 +136,7 @@ def test_a_process_that_ends_while_it_sends_what_waited_for_the_collector_sees_t
         app = launch(ONE_SPAN_AND_AN_END + end, endpoint, SW_EXPORT_FLUSH_INTERVAL="0.01")
         assert app.read_line() == "ready"
         wait_until(lambda: collector.asked == 2)
-        assert app.process.stdin is not None
-        app.process.stdin.write("\n")
-        app.process.stdin.flush()
+        app.go_on()
         with pytest.raises(subprocess.TimeoutExpired):
             app.process.wait(1)
         collector.answer.set()
@@ -300,9 +296,7 @@ if pid:
         )
         assert app.read_line() == "ready"
         assert collector.came.wait(60)
-        assert app.process.stdin is not None
-        app.process.stdin.write("\n")
-        app.process.stdin.flush()
+        app.go_on()
         assert app.read_line() == "forked"
         collector.answer.set()
         app.end()
