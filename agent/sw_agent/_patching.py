@@ -167,7 +167,15 @@ def arguments_from(
 def _before(target: str, original: Function, interceptor: Before, is_method: bool) -> Function:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            args, kwargs = arguments_from(interceptor, is_method, args, kwargs)
+            # As `arguments_from` does, which would be a call more.
+            if not is_method:
+                changed = interceptor(None, args, kwargs)
+            elif args:
+                changed = interceptor(args[0], args[1:], kwargs)
+            else:
+                changed = None
+            if changed:
+                args, kwargs = changed if not is_method else ((args[0], *changed[0]), changed[1])
         except Exception as error:
             contain(target, error)
         try:

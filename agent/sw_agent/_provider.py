@@ -52,14 +52,14 @@ def get_tracer(scope: str) -> Tracer:
     Where no agent is configured it is the API's tracer, and records nothing.
     """
     global _trace
+    known = _tracers.get(scope)
+    if known is not None and known[0] is _trace._TRACER_PROVIDER is not None:
+        return known[1]
     if _trace is None:
         from opentelemetry import trace as _trace
     trace = _trace
     if _config is not None and trace._TRACER_PROVIDER is None:
         _provide(trace)
-    known = _tracers.get(scope)
-    if known is not None and known[0] is trace._TRACER_PROVIDER:
-        return known[1]
     tracer: Tracer = trace.get_tracer(scope)
     _tracers[scope] = (trace._TRACER_PROVIDER, tracer)
     return tracer

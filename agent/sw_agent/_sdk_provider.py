@@ -6,13 +6,14 @@ import _thread
 from weakref import WeakSet
 
 from opentelemetry.sdk.trace import Tracer, TracerProvider, _Span
-from opentelemetry.trace import NonRecordingSpan, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from . import _ids
 from ._resource import describe
 from ._sampling import TraceSampler
-from ._sdk_span import AgentSpan, span_context, suits
+from ._sdk_span import AgentSpan, started, suits
+from ._span_context import NO_STATE
 from .snapshot import current_context
 
 TYPE_CHECKING = False
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 # The flags of a span's context: those of W3C Trace Context that the SDK in use knows.
 _RANDOM = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)  # unknown to older SDKs
-_KNOWN = TraceFlags.SAMPLED | _RANDOM
+_SAMPLED = TraceFlags.SAMPLED
+_KNOWN = _SAMPLED | _RANDOM
 _FLAGS = tuple(map(TraceFlags, range(4)))
 # What a tracer has that does not count its spans for the SDK's own metrics; older SDKs never do.
 _NO_METRICS = ("NoneType", "NoOpTracerMetrics")
@@ -58,35 +60,34 @@ class AgentTracer(Tracer):
         """Start a span, as the SDK's tracer does."""
         around = current_context() if context is None else context
         parent: Any = around.get(_SPAN_KEY) if around else None
-        sampler = self.sampler
+        sampler, ids = self.sampler, self.id_generator
         if (
             links
             or type(sampler) is not TraceSampler
+            or type(ids) is not _ids.IdGenerator  # type: ignore[comparison-overlap]
             or not (
                 parent is None
                 or type(parent) is NonRecordingSpan
-                or (type(parent) in _RECORDING and not parent.end_time)
+                or (type(parent) in _RECORDING and not parent._end_time)
             )
             or not self._is_enabled()
         ):
             return super().start_span(
                 name, context, kind, attributes, links, start_time, record_exception, set_status_on_exception
             )
-        outer = parent.get_span_context() if parent is not None else None
-        state = None
-        if outer is not None:
-            trace_id, _, _, flags, state, is_valid = outer
-            if not is_valid:
-                outer = state = None
-        if outer is None:
-            trace_id = self.id_generator.generate_trace_id()
+        outer = parent._context if parent is not None else None
+        if outer is not None and outer.is_valid:
+            trace_id, _, _, flags, state, _ = outer
+        else:
+            trace_id, outer, state = ids.generate_trace_id(), None, NO_STATE
             flags = _RANDOM | sampler.takes(trace_id)
-        own = span_context(trace_id, self.id_generator.generate_span_id(), _FLAGS[flags & _KNOWN], state)
-        if not flags & TraceFlags.SAMPLED:
+        own: Any = (trace_id, ids.generate_span_id(), False, _FLAGS[flags & _KNOWN], state, True)
+        own = tuple.__new__(SpanContext, own)
+        if not flags & _SAMPLED:
             return NonRecordingSpan(own)
-        span = AgentSpan(self, name, own, outer, kind, attributes, record_exception, set_status_on_exception)
-        span.begin(start_time, context)
-        return span
+        return started(
+            self, name, own, outer, kind, attributes, start_time, record_exception, set_status_on_exception, context
+        )
 
 
 class AgentProvider(TracerProvider):

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+from _thread import RLock, allocate_lock
 from time import time_ns
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.trace import SpanLimits, _Span
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, _Span
 from opentelemetry.sdk.util import BoundedList
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode
 
+from ._span_context import is_tuple_of_known_parts
 from .export.pipeline import Pipeline
+
+try:
+    from .export._plain_spans import plain_copy
+except ImportError:  # there was no compiler
+
+    def plain_copy(attributes: Any, /) -> dict[str, Any] | None:
+        """Do the same in Python."""
+        if (
+            type(attributes) is dict
+            and _PLAIN.issuperset(map(type, attributes.values()))
+            and _TEXT.issuperset(map(type, attributes))
+            and "" not in attributes
+        ):
+            return attributes.copy()
+        return None
+
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +35,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Event
-    from opentelemetry.trace import Link, TraceState
+    from opentelemetry.trace import Link
 
 _UNSET = Status(StatusCode.UNSET)
-_NO_STATE = SpanContext(1, 1, False).trace_state
 # Of these types, no subclass of them, every value may be an attribute as it is.
 _PLAIN = frozenset((str, bool, int, float))
 _TEXT = frozenset((str,))
@@ -37,49 +53,15 @@ class AgentSpan(_Span):
 
     _attributes: Any  # a BoundedAttributes
     _context: Any  # a SpanContext
-
-    def __init__(
-        self,
-        tracer: Any,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        kind: SpanKind,
-        attributes: Any,
-        record_exception: bool,
-        set_status_on_exception: bool,
-    ) -> None:
-        limits = tracer._span_limits
-        self._name = name
-        self._context = context
-        self._kind = kind
-        self._instrumentation_info = tracer.instrumentation_info
-        self._instrumentation_scope = tracer._instrumentation_scope
-        self._parent = parent
-        self._start_time: int | None = None
-        self._end_time: int | None = None
-        self._attributes = _bounded(limits, attributes)
-        self._events: Any = ()
-        self._links: Any = ()
-        self._resource = tracer.resource
-        self._status = _UNSET
-        self._sampler = tracer.sampler
-        self._trace_config = None
-        self._record_exception = record_exception
-        self._set_status_on_exception = set_status_on_exception
-        self._span_processor = tracer.span_processor
-        self._limits = limits
-        self._lock = allocate_lock()
-        self._record_end_metrics = None
-
-    def begin(self, start_time: int | None, parent_context: Context | None) -> None:
-        """Do what `start` does, for a span that no other thread has yet."""
-        self._start_time = start_time if start_time is not None else time_ns()
-        processors: Any = getattr(self._span_processor, "_span_processors", ())
-        if len(processors) == 1 and type(processors[0]) is Pipeline:
-            processors[0].note(self, self._context[_SPAN_ID])
-        else:
-            self._span_processor.on_start(self, parent_context=parent_context)
+    _span_processor: Any  # a SpanProcessor, of several
+    # What nearly all spans have for all their life, or until they end, is not set for each.
+    _end_time: int | None = None
+    _events: Any = ()
+    _links: Any = ()
+    _status = _UNSET
+    _trace_config = None
+    _record_end_metrics = None
+    _listeners: Any = None  # to its end, when it began: the agent's pipeline alone
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute, as the SDK does."""
@@ -95,14 +77,14 @@ class AgentSpan(_Span):
 
     def end(self, end_time: int | None = None) -> None:
         """End the span, as the SDK does."""
-        processors: Any = getattr(self._span_processor, "_span_processors", ())
-        if len(processors) == 1 and type(processors[0]) is Pipeline:
+        listeners = self._listeners
+        if listeners is not None and listeners is self._span_processor._span_processors:
             with self._lock:
                 if ends := self._end_time is None:
                     self._end_time = end_time if end_time is not None else time_ns()
                     self._attributes._immutable = True
             if ends:
-                processors[0].queue(self, self._context[_SPAN_ID])
+                listeners[0].queue(self, self._context[_SPAN_ID])
                 return
         super().end(end_time)
 
@@ -129,28 +111,80 @@ class AgentSpan(_Span):
         super()._add_link(link)
 
 
-def span_context(trace_id: int, span_id: int, flags: TraceFlags, state: TraceState | None) -> SpanContext:
-    """Return the context of a span of this process: what the constructor makes, in a third of its time."""
-    is_valid = 0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64
-    return tuple.__new__(
-        SpanContext, (trace_id, span_id, False, flags, _NO_STATE if state is None else state, is_valid)
-    )
+def started(
+    tracer: Any,
+    name: str,
+    context: SpanContext,
+    parent: SpanContext | None,
+    kind: SpanKind,
+    attributes: Any,
+    start_time: int | None,
+    record_exception: bool,
+    set_status_on_exception: bool,
+    parent_context: Context | None,
+) -> AgentSpan:
+    """Return a new span: do what the SDK's constructor and `start` do, for a span that no other thread has yet."""
+    span: Any = object.__new__(AgentSpan)
+    limits = tracer._span_limits
+    span._name = name
+    span._context = context
+    span._kind = kind
+    span._instrumentation_info = tracer.instrumentation_info
+    span._instrumentation_scope = tracer._instrumentation_scope
+    span._parent = parent
+    span._attributes = _bounded(limits, attributes)
+    span._resource = tracer.resource
+    span._sampler = tracer.sampler
+    span._record_exception = record_exception
+    span._set_status_on_exception = set_status_on_exception
+    span._span_processor = processor = tracer.span_processor
+    span._limits = limits
+    span._lock = allocate_lock()
+    span._start_time = start_time if start_time is not None else time_ns()
+    listeners: Any = getattr(processor, "_span_processors", None)
+    if listeners is _pipeline_alone or _is_pipeline_alone(listeners):
+        span._listeners = listeners
+        listeners[0].note(span, context[_SPAN_ID])
+    else:
+        processor.on_start(span, parent_context=parent_context)
+    return span  # type: ignore[no-any-return]
+
+
+_pipeline_alone: Any = object()  # the processors of a provider that has no other: a tuple, made anew with each
+
+
+def _is_pipeline_alone(listeners: Any) -> bool:
+    global _pipeline_alone
+    if not listeners or len(listeners) != 1 or type(listeners[0]) is not Pipeline:
+        return False
+    _pipeline_alone = listeners
+    return True
+
+
+class Attributes(BoundedAttributes):
+    """Attributes that needed no check: the SDK's, without its constructor's checks, and with a lock for who asks."""
+
+    dropped = 0
+    max_value_len = None
+    _immutable = False
+
+    def __init__(self, most: int | None, attributes: dict[str, Any]) -> None:
+        self.maxlen = most
+        self._dict = attributes
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_lock":
+            return vars(self).setdefault(name, RLock())
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 def _bounded(limits: SpanLimits, attributes: Any) -> BoundedAttributes:
-    count, longest = limits.max_span_attributes, limits.max_span_attribute_length
-    if (
-        type(attributes) is dict
-        and longest is None
-        and (count is None or len(attributes) <= count)
-        and _PLAIN.issuperset(map(type, attributes.values()))
-        and _TEXT.issuperset(map(type, attributes))
-        and "" not in attributes
-    ):
-        bounded: Any = BoundedAttributes(count, None, False)
-        bounded._dict.update(attributes)
-        return bounded  # type: ignore[no-any-return]
-    return BoundedAttributes(count, attributes, False, longest)
+    most, longest = limits.max_span_attributes, limits.max_span_attribute_length
+    if longest is None:
+        own = plain_copy(attributes) if attributes else {}
+        if own is not None and (most is None or len(own) <= most):
+            return Attributes(most, own)
+    return BoundedAttributes(most, attributes, False, longest)
 
 
 def _has_room(bounded: Any) -> bool:
@@ -158,9 +192,28 @@ def _has_room(bounded: Any) -> bool:
 
 
 def suits(tracer: Any) -> bool:
-    """Return whether all fields of this SDK's spans, and of their contexts, are set here."""
-    context, flags = SpanContext(1, 2, False), TraceFlags(1)
-    if tuple(span_context(1, 2, flags, None)) != tuple(SpanContext(1, 2, False, flags)):
+    """Return whether all fields of this SDK's spans, of their attributes and of their contexts, are known here."""
+    context = SpanContext(1, 2, False)
+    if not is_tuple_of_known_parts() or NonRecordingSpan(context)._context is not context:
         return False
-    own = AgentSpan(tracer, "", context, None, SpanKind.INTERNAL, None, True, True)
-    return vars(_Span("", context, resource=tracer.resource, limits=tracer._span_limits)).keys() <= vars(own).keys()
+    theirs = _Span("", context, attributes={"a": 1}, resource=tracer.resource, limits=tracer._span_limits)
+    silent = _Silent(tracer)
+    own = started(silent, "", context, None, SpanKind.INTERNAL, {"a": 1}, 1, True, True, None)
+    own._attributes._lock  # noqa: B018  it is made here
+    return _are_known(theirs, own) and _are_known(theirs._attributes, own._attributes)
+
+
+class _Silent:
+    """A tracer of whose spans nobody hears."""
+
+    span_processor = SpanProcessor()
+
+    def __init__(self, tracer: Any) -> None:
+        self._tracer = tracer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tracer, name)
+
+
+def _are_known(theirs: object, own: object) -> bool:
+    return vars(theirs).keys() <= vars(own).keys() | vars(type(own)).keys()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["allocate_lock", "calmly", "name_thread", "sleep", "start", "wait_for_end_of"]
 
-AT_ONCE = 64  # items of about 10 µs each
-BREATH = 0.00005  # seconds
+AT_ONCE = 16  # items between two looks at the clock
+LONGEST_WORK, BREATH = 0.0005, 0.00005  # seconds
 
 
 def start(run: Callable[[], None]) -> None:
@@ -46,12 +46,15 @@ def start(run: Callable[[], None]) -> None:
 def calmly(items: Iterable[T]) -> Iterator[T]:
     """Yield items, with a breath now and then in which other threads can run.
 
-    Python would let them wait for 5 ms (`sys.getswitchinterval`), and again with each thing that they wait for.
+    Python would let them wait for 5 ms (`sys.getswitchinterval`), and again with each thing that they wait for. But to
+    get back in after a breath takes as long as hundreds of items, where the program's threads are busy.
     """
+    until = monotonic() + LONGEST_WORK
     for number, item in enumerate(items, 1):
         yield item
-        if not number % AT_ONCE:
+        if not number % AT_ONCE and monotonic() > until:
             sleep(BREATH)
+            until = monotonic() + LONGEST_WORK
 
 
 def name_thread(native_id: int, name: str) -> None:

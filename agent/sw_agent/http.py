@@ -162,6 +162,11 @@ def context_in(headers: Any) -> Context | None:
     `headers` is a mapping with several values for a name, as `multidict.CIMultiDict` is, with its method `getall`.
     """
     configured = reader()
+    parents = headers.getall("traceparent", ())
+    if len(parents) == 1 and "tracestate" not in headers and "baggage" not in headers:
+        context = configured.parent_in(parents[0])
+        if context is not None:
+            return context
     names = configured.names if configured.names is not None else {name.lower() for name in headers}
     found = {}
     for name in names:

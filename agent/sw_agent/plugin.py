@@ -134,14 +134,16 @@ class Plugin:
 
     `name` is the plugin's name in the configuration, in kebab-case. `requires` names the distribution and the versions
     that the targets were written for, as in pyproject.toml (`"aiohttp>=3.9,<4"`); leave it out for the standard
-    library. `settings` holds the value of each option while the plugin is installed, the defaults otherwise.
+    library. `settings` holds the value of each option while the plugin is installed, the defaults otherwise; other
+    values come as another dict.
     """
 
     def __init__(self, name: str, *, options: Sequence[Option] = (), requires: str | None = None) -> None:
         self.name = name
+        self._scope = f"sw_agent.{name}"
         self.options = tuple(options)
         self.requires = requires
-        self.settings: dict[str, Any] = {option.name: option.default for option in self.options}
+        self.settings: Mapping[str, Any] = {option.name: option.default for option in self.options}
         self.patches: list[Patch | Hook] = []
         self._set({})
 
@@ -256,7 +258,7 @@ class Plugin:
         self._set({option.name: option.default for option in self.options})
 
     def _set(self, settings: Mapping[str, Any]) -> None:
-        self.settings.update(settings)
+        self.settings = {**self.settings, **settings}
         relation = self.settings.get("relation", "child")
         self.captures_always = bool(self.settings.get("spans"))
         self._captures_never = relation == "none" and not self.captures_always
@@ -282,7 +284,7 @@ class Plugin:
     @property
     def tracer(self) -> Tracer:
         """The tracer for the plugin's own spans, of whichever provider is the global one now."""
-        return _provider.get_tracer(f"sw_agent.{self.name}")
+        return _provider.get_tracer(self._scope)
 
     def _module_arrived(self, module: ModuleType) -> None:
         for patch in self.patches:
@@ -342,14 +344,14 @@ class Detached:
     """
 
     def __init__(self, plugin: Plugin, *names: str) -> None:
-        self._settings = plugin.settings
+        self._plugin = plugin
         self._own = names
         self._configured: list[str] | None = None
         self._names = DottedNames()
 
     def lists(self, function: object, kind: type | None = None) -> bool:
         """Return whether the function, or what runs it, an object of class `kind`, is one of these."""
-        configured = self._settings["detached"]
+        configured = self._plugin.settings["detached"]
         if configured is not self._configured:
             self._configured, self._names = configured, DottedNames(*self._own, *configured)
         names = self._names

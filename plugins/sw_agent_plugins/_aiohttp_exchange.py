@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from sw_agent.http import (
     METHODS,
     any_of,
@@ -24,19 +26,18 @@ if TYPE_CHECKING:
     from sw_agent.plugin import Plugin
 
 SERVER_ERROR = 500
+EXCHANGE = "_sw_exchange"  # among the attributes of a request
+MOST_REMEMBERED = 256
 # Not the very strings that a program writes: `update_name("GET")` shall win, too.
 NAMES = {method: "".join(tuple(method)) for method in METHODS}
 UNKNOWN = "".join(tuple(span_name("")))
-METHOD_ATTRIBUTES = {method: method_attributes(method) for method in METHODS}
 VERSIONS = {(1, 0): "1.0", (1, 1): "1.1"}
 
 
 class Recording:
-    """What the options say, prepared, with what spans are made of. `source` is the options that it was made from."""
+    """What the options say, prepared, with what spans are made of. `settings` are those that it was made from."""
 
-    def __init__(self, plugin: Plugin, source: dict[str, Any]) -> None:
-        from functools import lru_cache
-
+    def __init__(self, plugin: Plugin) -> None:
         from opentelemetry.context import Context
         from opentelemetry.trace import INVALID_SPAN, SpanKind, set_span_in_context
         from opentelemetry.trace.propagation import _SPAN_KEY
@@ -44,9 +45,10 @@ class Recording:
         self.context_of = Context
         self.span_key = _SPAN_KEY
         self.nothing = Context()
-        self.host_and_port = lru_cache(maxsize=64)(host_and_port)
+        self.known_attributes: dict[tuple[object, ...], dict[str, Any]] = {}
         self.plugin = plugin
-        self.source = dict(source)
+        self.settings = source = plugin.settings
+        self.refused = sys.modules["aiohttp.web_protocol"].ERROR  # what stands for a message that is none
         self.is_excluded = any_of(source["exclude"])
         self.request_headers = captured_headers("request", source["request_headers"])
         self.response_headers = captured_headers("response", source["response_headers"])
@@ -57,11 +59,16 @@ class Recording:
         self.set_span_in_context = set_span_in_context
 
 
-class Exchange:
+def exchange_of(request: Any) -> Exchange | None:
+    """Return the exchange that a request itself is the request of."""
+    exchange: Exchange | None = getattr(request, EXCHANGE, None)
+    return exchange
+
+
+class Exchange(Entry):
     """A request and its response, as a span. `context` is that of the handler, and the current one until `leave`."""
 
     __slots__ = (
-        "_entry",
         "_failed",
         "_name",
         "_path",
@@ -92,21 +99,21 @@ class Exchange:
         else:
             self.context = inside(span, context)
         self._span: Span | None = span
-        vars(request)["_sw_exchange"] = self
-        self._entry = Entry(self.context)
-        self._entry.enter()
+        object.__setattr__(request, EXCHANGE, self)  # aiohttp's warns of attributes that it does not know
+        super().__init__(self.context)
+        self.enter()
 
-    def leave(self, error: BaseException | None) -> None:
+    def leave(self, error: BaseException | None = None) -> None:
         """End what there is, and leave the context: the handler has ended, and its response is written."""
         try:
             if isinstance(error, Exception):  # aiohttp will not answer it
                 self.fail(error)
-            vars(self._request).pop("_sw_exchange", None)
+            object.__delattr__(self._request, EXCHANGE)
             self.end()
             if self.messages is not None:
                 self.messages.end()
         finally:
-            self._entry.leave()
+            super().leave(error)
 
     def fail(self, error: BaseException) -> None:
         """Say that the handler, or the writing of its response, has failed; that the client has gone is no failure."""
@@ -214,31 +221,47 @@ class Messages:
 def attributes_of(request: Any, path: str, recording: Recording) -> dict[str, Any]:
     """Return what the conventions say of a request."""
     message, headers = request._message, request.headers
-    method = message.method
-    attributes: dict[str, Any] = dict(METHOD_ATTRIBUTES.get(method) or method_attributes(printable(method)))
+    alike = (
+        message.method,
+        message.version,
+        request._transport_sslcontext is not None,
+        headers.get("Host"),
+        headers.get("User-Agent"),
+    )
+    known = recording.known_attributes.get(alike)
+    if known is None:
+        if len(recording.known_attributes) >= MOST_REMEMBERED:
+            recording.known_attributes.clear()
+        known = recording.known_attributes[alike] = _attributes_alike(*alike)
+    attributes = known.copy()
     attributes["url.path"] = path
-    attributes["url.scheme"] = "https" if request._transport_sslcontext else "http"
-    version = VERSIONS.get(message.version)
-    if version is not None:
-        attributes["network.protocol.version"] = version
-    host = headers.get("Host")
-    if host:
-        name, port = recording.host_and_port(host)
-        if name:
-            attributes["server.address"] = name
-            if port is not None:
-                attributes["server.port"] = port
     peer = request._transport_peername
     if type(peer) is tuple and len(peer) > 1:
         attributes["client.address"] = attributes["network.peer.address"] = peer[0]
         attributes["network.peer.port"] = peer[1]
-    agent = headers.get("User-Agent")
-    if agent:
-        attributes["user_agent.original"] = agent if agent.isascii() else printable(agent)
     if recording.query and (query := message.url.raw_query_string):
         attributes["url.query"] = printable(redacted_query(query))
     if recording.request_headers is not None:
         attributes.update(recording.request_headers(headers))
+    return attributes
+
+
+def _attributes_alike(
+    method: str, version: tuple[int, int], is_secure: bool, host: str | None, agent: str | None
+) -> dict[str, Any]:
+    """Return the attributes that all requests share which are alike in these."""
+    attributes: dict[str, Any] = method_attributes(printable(method))
+    attributes["url.scheme"] = "https" if is_secure else "http"
+    if version in VERSIONS:
+        attributes["network.protocol.version"] = VERSIONS[version]
+    if host:
+        name, port = host_and_port(host)
+        if name:
+            attributes["server.address"] = name
+            if port is not None:
+                attributes["server.port"] = port
+    if agent:
+        attributes["user_agent.original"] = printable(agent)
     return attributes
 
 

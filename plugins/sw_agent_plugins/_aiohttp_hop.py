@@ -9,6 +9,7 @@ from sw_agent.plugin import is_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from opentelemetry.trace import Span
@@ -99,8 +100,8 @@ class Hop:
 class Recording:
     """What the options say, prepared."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = dict(settings)
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
         self._request = captured_headers("request", settings["request_headers"])
         self._response = captured_headers("response", settings["response_headers"])
         self._query = settings["query"]

@@ -291,6 +291,6 @@ _prepared: Recording | None = None
 
 def _recording() -> Recording:
     global _prepared
-    if _prepared is None or _prepared.settings != plugin.settings:
+    if _prepared is None or _prepared.settings is not plugin.settings:
         _prepared = Recording(plugin.settings)
     return _prepared

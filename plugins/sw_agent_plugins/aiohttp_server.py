@@ -16,7 +16,7 @@ from sw_agent.carrier import reader
 from sw_agent.http import context_in
 from sw_agent.plugin import Entry, Option, Plugin
 
-from ._aiohttp_exchange import Exchange, Messages, Recording, path_of
+from ._aiohttp_exchange import EXCHANGE, Exchange, Messages, Recording, exchange_of, path_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ _prepared: Recording | None = None
 def recording() -> Recording:
     """Return what the options say now."""
     global _prepared
-    if _prepared is None or _prepared.source != plugin.settings:
-        _prepared = Recording(plugin, plugin.settings)
+    if _prepared is None or _prepared.settings is not plugin.settings:
+        _prepared = Recording(plugin)
     return _prepared
 
 
@@ -60,9 +60,9 @@ def handle_in_a_span(_protocol: Any, args: tuple[Any, ...], _kwargs: Any) -> Ent
     """Run the handler, and write its response, in the context that the request's headers bring."""
     request = args[0]
     message = request._message
-    if message is sys.modules["aiohttp.web_protocol"].ERROR:
-        return None
     recorded = recording()
+    if message is recorded.refused:
+        return None
     context = context_in(message.headers) or recorded.nothing
     if recorded.is_excluded is not None and recorded.is_excluded(path_of(message)):
         entry = Entry(context)
@@ -74,7 +74,7 @@ def handle_in_a_span(_protocol: Any, args: tuple[Any, ...], _kwargs: Any) -> Ent
 @plugin.before("aiohttp.web_protocol:RequestHandler.handle_error")
 def fail_with_the_handler(_protocol: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Describe on the span what the handler has raised; aiohttp does not pass on a timeout, but is handling it."""
-    exchange = vars(args[0] if args else kwargs["request"]).get("_sw_exchange")
+    exchange = exchange_of(args[0] if args else kwargs["request"])
     error = sys.exc_info()[1]
     if exchange is not None and error is not None:
         exchange.fail(error)
@@ -84,7 +84,7 @@ def fail_with_the_handler(_protocol: Any, args: tuple[Any, ...], kwargs: dict[st
 def end_with_the_connection(protocol: Any, _args: Any, _kwargs: Any) -> None:
     """End the span of a request whose client does not wait for the response."""
     request = protocol._current_request
-    exchange = vars(request).get("_sw_exchange") if request is not None else None
+    exchange = exchange_of(request) if request is not None else None
     if exchange is not None:
         exchange.end()
 
@@ -92,8 +92,7 @@ def end_with_the_connection(protocol: Any, _args: Any, _kwargs: Any) -> None:
 @plugin.before("aiohttp.web_response:StreamResponse._start")
 def remember_the_response(response: Any, args: tuple[Any, ...], _kwargs: Any) -> None:
     """Keep what is being written, for a span that ends before the handler does."""
-    request = args[0]
-    exchange = vars(request).get("_sw_exchange") or _exchange_of(request)
+    exchange = getattr(args[0], EXCHANGE, None) or _exchange_of_original(args[0])
     if exchange is not None:
         exchange.response = response
 
@@ -104,16 +103,14 @@ def end_with_the_handshake(
 ) -> None:
     """End the span of a handshake, and let the messages that follow have theirs, where the options ask for them."""
     wrapped(*args, **kwargs)
-    exchange = _exchange_of(args[0])
+    exchange = exchange_of(args[0]) or _exchange_of_original(args[0])
     if exchange is not None:
         exchange.end()
         if plugin.settings["websocket_messages"]:
             exchange.messages = websocket._reader = Messages(websocket._reader, exchange)
 
 
-def _exchange_of(request: Any) -> Exchange | None:
-    """Return the exchange of a request, or of the one that it is a clone of."""
-    exchange: Exchange | None = vars(request).get("_sw_exchange")
-    if exchange is None and (original := getattr(request.protocol, "_current_request", None)) is not None:
-        exchange = vars(original).get("_sw_exchange")
-    return exchange
+def _exchange_of_original(request: Any) -> Exchange | None:
+    """Return the exchange of the request that this one is a clone of."""
+    original = getattr(request.protocol, "_current_request", None)
+    return exchange_of(original) if original is not None else None

@@ -181,7 +181,7 @@ def test_what_is_compiled_keeps_nothing() -> None:
     def look() -> None:
         for span in batch:
             _plain_spans().encode(span)
-            _plain_spans().is_known(span, known, known, known)
+            _plain_spans().is_known(span, (span.resource, span.instrumentation_scope, known, known, known))
 
     def references() -> list[int]:
         held: list[Any] = [value for span in batch for value in (*vars(span).values(), span._attributes._dict)]

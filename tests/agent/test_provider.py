@@ -255,9 +255,12 @@ def what_it_has(span: Any) -> object:
     if isinstance(span, NonRecordingSpan):
         return type(span), span.get_span_context()[2:]
     assert isinstance(span, _Span)
-    found = vars(span) | {"_lock": None, "_start_time": None, "_record_end_metrics": None}
+    theirs = _Span("", trace.INVALID_SPAN_CONTEXT, resource=span.resource)
+    found = {name: getattr(span, name) for name in vars(theirs)}
+    found |= {"_lock": None, "_start_time": None, "_record_end_metrics": None}
     found["_status"] = span.status.status_code, span.status.description
-    found["_attributes"] = vars(found["_attributes"]) | {"_lock": None}
+    attributes = found["_attributes"]
+    found["_attributes"] = [getattr(attributes, name) for name in ("_dict", "dropped", "maxlen", "_immutable")]
     found |= {name: (list(found[name]), getattr(found[name], "dropped", 0)) for name in ("_events", "_links")}
     trace_id, _, *others = found["_context"]
     return found | {"_context": (span.parent is None or trace_id, *others)}

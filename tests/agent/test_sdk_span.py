@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider, _Span
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from sw_agent._config import load
-from sw_agent._sdk_span import AgentSpan, suits
+from sw_agent._sdk_span import AgentSpan, started, suits
 from sw_agent.export.pipeline import Pipeline
 
 CONTEXT = SpanContext(7, 8, is_remote=False, trace_flags=TraceFlags(1))
@@ -136,7 +136,8 @@ def lived(span: Any, processors: Processors, steps: list[Any]) -> object:
     logger.addHandler(said)
     results: list[Any] = []
     try:
-        span.begin(4, None) if isinstance(span, AgentSpan) else span.start(4)
+        if not isinstance(span, AgentSpan):  # which has started when it is there
+            span.start(4)
         for name, arguments in steps:
             try:
                 results.append(getattr(span, name)(*arguments))
@@ -164,7 +165,7 @@ def test_a_span_lives_as_the_sdks_does(limits: SpanLimits, attributes: Any, step
         tracer = tracer_with(limits, processors)
         try:
             if own:
-                span: Any = AgentSpan(tracer, "name", CONTEXT, OTHER, SpanKind.CLIENT, attributes, True, True)
+                span: Any = started(tracer, "name", CONTEXT, OTHER, SpanKind.CLIENT, attributes, 4, True, True, None)
             else:
                 span = _Span(
                     "name",

@@ -4,7 +4,7 @@
 
    That is most of what the worker does, and the program's own threads wait meanwhile. What is of another kind, also of
    a subclass, is left to `redaction.py` and `encoding.py`, which do the same for all spans. So no code of the program's
-   is called here, and no dict changes while it is gone through. */
+   is called here, and no dict changes while it is gone through. What a span begins with is looked at here, too. */
 
 #ifndef Py_GIL_DISABLED /* which has no stable ABI */
 #define Py_LIMITED_API 0x030A0000
@@ -25,11 +25,11 @@ typedef enum { FAILED = -1, NO, YES } Found;
 
 /* The SDK's own fields: of a span, of its attributes, of its status, of a member of an enumeration. */
 enum { CONTEXT, PARENT, NAME, KIND, START, END, ATTRIBUTES, EVENTS, LINKS, STATUS, OF_SPAN };
-enum { DICT = OF_SPAN, DROPPED, CODE, DESCRIPTION, VALUE, FIELDS };
+enum { RESOURCE = OF_SPAN, SCOPE, DICT, DROPPED, CODE, DESCRIPTION, VALUE, FIELDS };
 
 static const char *const NAMES[FIELDS] = {
     "_context", "_parent", "_name", "_kind", "_start_time", "_end_time", "_attributes", "_events", "_links", "_status",
-    "_dict", "dropped", "_status_code", "_description", "_value_",
+    "_resource", "_instrumentation_scope", "_dict", "dropped", "_status_code", "_description", "_value_",
 };
 
 /* The places of its parts in the tuple that a SpanContext is. */
@@ -37,7 +37,7 @@ enum { TRACE_ID, SPAN_ID, IS_REMOTE, TRACE_STATE = 4, PARTS = 6 };
 
 typedef struct {
     PyObject *names[FIELDS];
-    PyObject *to_bytes, *sixteen, *big; /* an id of 128 bits becomes bytes by a method */
+    PyObject *bits; /* 64: half of a trace id */
 } State;
 
 /* Bytes that grow */
@@ -181,6 +181,14 @@ put_time(Bytes *bytes, int tag, PyObject *nanoseconds)
     return YES;
 }
 
+static void
+put_big_endian(Bytes *bytes, uint64_t number)
+{
+    for (int shift = 56; shift >= 0; shift -= 8) {
+        put_byte(bytes, (int)(number >> shift & 0xff));
+    }
+}
+
 static Found
 put_span_id(Bytes *bytes, int tag, PyObject *id)
 {
@@ -193,28 +201,23 @@ put_span_id(Bytes *bytes, int tag, PyObject *id)
     }
     put_byte(bytes, tag);
     put_byte(bytes, 8);
-    for (int shift = 56; shift >= 0; shift -= 8) {
-        put_byte(bytes, (int)(number >> shift & 0xff));
-    }
+    put_big_endian(bytes, number);
     return YES;
 }
 
 static Found
 put_trace_id(Bytes *bytes, int tag, PyObject *id, const State *state)
 {
-    PyObject *content;
-    Found found;
-    if (!PyLong_CheckExact(id)) {
-        return NO;
+    PyObject *upper = PyLong_CheckExact(id) ? PyNumber_Rshift(id, state->bits) : NULL;
+    uint64_t upper_half;
+    Found found = upper != NULL ? unsigned_of(upper, &upper_half) : NO;
+    Py_XDECREF(upper);
+    if (found == YES && (found = reserve(bytes, 18)) == YES) {
+        put_byte(bytes, tag);
+        put_byte(bytes, 16);
+        put_big_endian(bytes, upper_half);
+        put_big_endian(bytes, PyLong_AsUnsignedLongLongMask(id));
     }
-    content = PyObject_CallMethodObjArgs(id, state->to_bytes, state->sixteen, state->big, NULL);
-    if (content == NULL) {
-        return NO;
-    }
-    if ((found = reserve(bytes, 18)) == YES) {
-        put_field(bytes, tag, PyBytes_AsString(content), 16);
-    }
-    Py_DECREF(content);
     return found;
 }
 
@@ -452,6 +455,9 @@ encode(PyObject *module, PyObject *span)
 
 /* Secrets */
 
+/* What is known to hold none; nothing yet is an empty tuple. */
+enum { KNOWN_RESOURCE, KNOWN_SCOPE, KEYS, TEXTS, TYPES, OF_KNOWN };
+
 static Found
 is_known_attribute(PyObject *key, PyObject *value, PyObject *keys, PyObject *texts, PyObject *types)
 {
@@ -477,34 +483,90 @@ has_no_description(PyObject *status, const State *state)
     return found;
 }
 
-static PyObject *
-is_known(PyObject *module, PyObject *arguments)
+static Found
+is_shared(PyObject *span, PyObject *name, PyObject *known)
 {
-    const State *state = PyModule_GetState(module);
-    PyObject *span, *keys, *texts, *types, *fields[OF_SPAN], *dict = NULL, *key, *value;
+    PyObject *shared = PyObject_GetAttr(span, name);
+    Found found = shared == known ? YES : NO;
+    Py_XDECREF(shared);
+    return found;
+}
+
+static Found
+is_known_span(PyObject *span, const State *state, PyObject *const known[OF_KNOWN])
+{
+    PyObject *fields[OF_SPAN], *dict = NULL, *key, *value;
     Py_ssize_t place = 0;
-    Found known;
-    if (!PyArg_ParseTuple(arguments, "OOOO", &span, &keys, &texts, &types)) {
-        return NULL;
+    Found found;
+    if (is_shared(span, state->names[RESOURCE], known[KNOWN_RESOURCE]) != YES
+        || is_shared(span, state->names[SCOPE], known[KNOWN_SCOPE]) != YES) {
+        return NO;
     }
-    known = get_fields(span, state, fields);
-    if (known == YES) {
-        known = PyUnicode_CheckExact(fields[NAME]) ? (Found)PySet_Contains(texts, fields[NAME]) : NO;
+    found = get_fields(span, state, fields);
+    if (found == YES) {
+        found = PyUnicode_CheckExact(fields[NAME]) ? (Found)PySet_Contains(known[TEXTS], fields[NAME]) : NO;
     }
-    if (known == YES && (known = has_no_description(fields[STATUS], state)) == YES
+    if (found == YES && (found = has_no_description(fields[STATUS], state)) == YES
         && (dict = dict_of(fields[ATTRIBUTES], state)) == NULL) {
-        known = NO;
+        found = NO;
     }
-    while (known == YES && PyDict_Next(dict, &place, &key, &value)) {
-        known = is_known_attribute(key, value, keys, texts, types);
+    while (found == YES && PyDict_Next(dict, &place, &key, &value)) {
+        found = is_known_attribute(key, value, known[KEYS], known[TEXTS], known[TYPES]);
     }
     Py_XDECREF(dict);
     drop_fields(fields);
-    if (known == FAILED) {
+    return found;
+}
+
+static PyObject *
+is_known(PyObject *module, PyObject *arguments)
+{
+    PyObject *span, *tuple, *known[OF_KNOWN];
+    Found found = NO;
+    if (!PyArg_ParseTuple(arguments, "OO!", &span, &PyTuple_Type, &tuple)) {
+        return NULL;
+    }
+    if (PyTuple_Size(tuple) == OF_KNOWN) {
+        for (int place = 0; place < OF_KNOWN; place++) {
+            known[place] = PyTuple_GetItem(tuple, place);
+        }
+        found = is_known_span(span, PyModule_GetState(module), known);
+    }
+    if (found == FAILED) {
         return NULL;
     }
     PyErr_Clear();
-    return PyBool_FromLong(known);
+    return PyBool_FromLong(found);
+}
+
+/* Attributes that a span begins with */
+
+static Found
+needs_no_check(PyObject *key, PyObject *value)
+{
+    return PyUnicode_CheckExact(key) && PyUnicode_GetLength(key) > 0
+                   && (PyUnicode_CheckExact(value) || PyBool_Check(value) || PyLong_CheckExact(value)
+                       || PyFloat_CheckExact(value))
+               ? YES
+               : NO;
+}
+
+static PyObject *
+plain_copy(PyObject *Py_UNUSED(module), PyObject *attributes)
+{
+    PyObject *copy, *key, *value;
+    Py_ssize_t place = 0;
+    if (!PyDict_CheckExact(attributes)) {
+        Py_RETURN_NONE;
+    }
+    copy = PyDict_Copy(attributes);
+    while (copy != NULL && PyDict_Next(copy, &place, &key, &value)) {
+        if (needs_no_check(key, value) == NO) {
+            Py_DECREF(copy);
+            Py_RETURN_NONE;
+        }
+    }
+    return copy;
 }
 
 /* The module */
@@ -518,10 +580,8 @@ fill_state(PyObject *module)
             return -1;
         }
     }
-    state->to_bytes = PyUnicode_InternFromString("to_bytes");
-    state->sixteen = PyLong_FromLong(16);
-    state->big = PyUnicode_InternFromString("big");
-    return state->to_bytes == NULL || state->sixteen == NULL || state->big == NULL ? -1 : 0;
+    state->bits = PyLong_FromLong(64);
+    return state->bits == NULL ? -1 : 0;
 }
 
 static int
@@ -531,9 +591,7 @@ clear_state(PyObject *module)
     for (int field = 0; field < FIELDS; field++) {
         Py_CLEAR(state->names[field]);
     }
-    Py_CLEAR(state->to_bytes);
-    Py_CLEAR(state->sixteen);
-    Py_CLEAR(state->big);
+    Py_CLEAR(state->bits);
     return 0;
 }
 
@@ -545,7 +603,8 @@ free_state(void *module)
 
 static PyMethodDef functions[] = {
     {"encode", encode, METH_O, "Return a span as a field ScopeSpans.spans, None where it is not plain."},
-    {"is_known", is_known, METH_VARARGS, "Return whether all keys and texts of a span, or their types, are known."},
+    {"plain_copy", plain_copy, METH_O, "Return a copy of a dict of texts, numbers and truth values, None of others."},
+    {"is_known", is_known, METH_VARARGS, "Return whether all of a span that may hold a secret is known."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -8,6 +8,7 @@ pairs of key and text) is encoded once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ MOST_REMEMBERED = 1024  # names, keys, resources, scopes
 MOST_VALUES = 64  # that are remembered of one key, texts of at most
 LONGEST_REMEMBERED = 128  # characters
 
+_shared_of = attrgetter("_resource", "_instrumentation_scope")  # the SDK's properties are functions in Python
 _64_BITS = 2**64 - 1
 _TOO_LONG = 2**63
 _LENGTHS = tuple(bytes((length,)) for length in range(128))
@@ -79,14 +81,16 @@ class Encoder:
         before: tuple[object, object] = (self, self)
         size = count = 0
         for span in spans:
-            body = self._body(span)
+            body = encode(span)
+            if body is None or len(body) > LARGEST:
+                body = self._body(span)
             if count and (body is None or size + len(body) > LARGEST):
                 yield Request(_joined(groups), count)
                 groups, before, size, count = {}, (self, self), 0, 0
             if body is None:
                 yield Request(b"", 1, lost=1)
                 continue
-            resource, scope = span.resource, span.instrumentation_scope
+            resource, scope = _shared_of(span)
             if resource is not before[0] or scope is not before[1]:
                 before = resource, scope
                 scopes = groups.setdefault(self._once(resource, self._resource), {})
@@ -99,7 +103,7 @@ class Encoder:
 
     def _body(self, span: ReadableSpan) -> bytes | None:
         try:
-            body = encode(span) or self._span(span)
+            body = self._span(span)
             return body if len(body) <= LARGEST else self._span(span, cut=True)
         except Exception:  # an object of the program's raises when it is looked at
             return None

@@ -20,15 +20,18 @@ try:
     from ._plain_spans import is_known
 except ImportError:  # there was no compiler
 
-    def is_known(_span: ReadableSpan, _keys: Set[str], _texts: Set[str], _types: Set[type], /) -> bool:
+    def is_known(_span: ReadableSpan, _known: Known, /) -> bool:
         """Leave all of them to the Python code."""
         return False
 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence, Set
-    from typing import Any
+    from collections.abc import Callable, Sequence, Set
+    from typing import Any, TypeAlias
+
+    # A resource and a scope; keys, texts, types of values: without secrets all of them.
+    Known: TypeAlias = tuple[Resource, InstrumentationScope | None, Set[str], Set[str], Set[type]] | tuple[()]
 
 MOST_SHARED = 64
 
@@ -43,10 +46,12 @@ class Redaction(Values):
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         super().__init__(patterns)
         self._shared: dict[int, tuple[object, Any]] = {}
+        self._known: Known = ()
 
     def spans(self, spans: Sequence[ReadableSpan], hurry: bool = True) -> Sequence[ReadableSpan]:
         """Return the spans without secrets; the very sequence where there are none."""
-        return _each(self._span, spans, iter if hurry else calmly)
+        through = iter(spans) if hurry else calmly(spans)
+        return _unless_same([span if is_known(span, self._known) else self._span(span) for span in through], spans)
 
     def _span(self, span: ReadableSpan) -> ReadableSpan:
         try:
@@ -68,8 +73,10 @@ class Redaction(Values):
         resource = self._once(self._resource, span.resource)
         scope = self._once(self._scope, span.instrumentation_scope)
         is_shared = resource is span.resource and scope is span.instrumentation_scope
-        if is_shared and is_known(span, self._clean_keys, self._clean_texts, self._clean_types):
-            return span
+        if is_shared:
+            self._known = resource, scope, self._clean_keys, self._clean_texts, self._clean_types
+            if is_known(span, self._known):
+                return span
         # The properties of these three make a copy at each call.
         attributes = getattr(span, "_attributes", None) or span.attributes
         events = span.events if getattr(span, "_events", True) else ()
@@ -142,11 +149,12 @@ class Redaction(Values):
         return known[1]
 
 
-def _each(
-    redacted: Callable[[Any], Any], items: Sequence[Any], through: Callable[[Sequence[Any]], Iterator[Any]] = iter
-) -> Sequence[Any]:
-    """Return the items redacted, gone `through` at some pace; the very sequence where none has changed."""
-    new = [redacted(item) for item in through(items)]
+def _each(redacted: Callable[[Any], Any], items: Sequence[Any]) -> Sequence[Any]:
+    """Return the items redacted; the very sequence where none has changed."""
+    return _unless_same([redacted(item) for item in items], items)
+
+
+def _unless_same(new: list[Any], items: Sequence[Any]) -> Sequence[Any]:
     return items if all(map(is_, new, items)) else new
 
 
