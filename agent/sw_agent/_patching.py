@@ -152,30 +152,13 @@ def _function_of(attribute: Any) -> Any:
     return attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
 
 
-def arguments_from(
-    interceptor: Function, is_method: bool, args: tuple[Any, ...], kwargs: dict[str, Any], *first: object
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Call an interceptor before the original, `first` being what it gets first; return what the original shall get."""
-    if not is_method:
-        return interceptor(*first, None, args, kwargs) or (args, kwargs)
-    if not args:  # called on the class without an instance: the library raises its own TypeError
-        return args, kwargs
-    changed = interceptor(*first, args[0], args[1:], kwargs)
-    return ((args[0], *changed[0]), changed[1]) if changed else (args, kwargs)
-
-
 def _before(target: str, original: Function, interceptor: Before, is_method: bool) -> Function:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            # As `arguments_from` does, which would be a call more.
             if not is_method:
-                changed = interceptor(None, args, kwargs)
-            elif args:
-                changed = interceptor(args[0], args[1:], kwargs)
-            else:
-                changed = None
-            if changed:
-                args, kwargs = changed if not is_method else ((args[0], *changed[0]), changed[1])
+                args, kwargs = interceptor(None, args, kwargs) or (args, kwargs)
+            elif args and (changed := interceptor(args[0], args[1:], kwargs)):  # else the library's own TypeError
+                args, kwargs = (args[0], *changed[0]), changed[1]
         except Exception as error:
             contain(target, error)
         try:

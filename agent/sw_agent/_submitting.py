@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from . import snapshot
 from ._containment import contain, hide_frame
-from ._patching import arguments_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +25,16 @@ def capturing(plugin: Plugin, target: str, original: Function, interceptor: Func
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         current = snapshot._current
-        if ((current is not None and current.get()) or plugin.captures_always) and not stopped:
+        context = current.get() if current is not None else None
+        if (context or plugin.captures_always) and not stopped:
             try:
-                captured = snapshot.capture() if plugin.only_restores else plugin.captured()
-                if captured is not None:
-                    args, kwargs = arguments_from(interceptor, is_method, args, kwargs, captured)
+                captured = snapshot.ContextSnapshot(context) if plugin.only_restores else plugin.captured()
+                if captured is None:
+                    pass
+                elif not is_method:
+                    args, kwargs = interceptor(captured, None, args, kwargs) or (args, kwargs)
+                elif args and (changed := interceptor(captured, args[0], args[1:], kwargs)):
+                    args, kwargs = (args[0], *changed[0]), changed[1]
             except Exception as error:
                 contain(target, error)
         try:

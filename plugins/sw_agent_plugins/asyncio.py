@@ -73,15 +73,23 @@ def _run_as_hop(snapshot: ContextSnapshot, function: Callable[..., Any], *args: 
         return function(*args)
 
 
+_POOLS = (
+    ("concurrent.futures.thread", "ThreadPoolExecutor"),
+    ("concurrent.futures.process", "ProcessPoolExecutor"),
+)
+
+
 def _carries_context(executor: object) -> bool:
     if not is_installed("concurrent-futures"):
         return False
     if executor is None:
         return True  # the loop is about to make a thread pool
     submit = getattr(type(executor), "submit", None)
-    modules = ("thread", "ThreadPoolExecutor"), ("process", "ProcessPoolExecutor")
-    pools = (getattr(sys.modules.get(f"concurrent.futures.{module}"), name, None) for module, name in modules)
-    return any(pool is not None and submit is pool.submit for pool in pools)
+    for module, name in _POOLS:
+        pool = getattr(sys.modules.get(module), name, None)
+        if pool is not None and submit is pool.submit:
+            return True
+    return False
 
 
 # Connections

@@ -187,9 +187,14 @@ class Callbacks(list):  # type: ignore[type-arg]  # it has no parameters at run 
 
 @plugin.capture("concurrent.futures._base:Future.add_done_callback")
 def remember_who_registers(
-    _snapshot: ContextSnapshot, future: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]
+    _snapshot: ContextSnapshot, future: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]
 ) -> None:
-    """Let a pending future's list of callbacks remember who adds to it; a future that is done calls at once."""
+    """Let a pending future's list of callbacks remember who adds to it; a future that is done calls at once.
+
+    Those by which asyncio waits for a future need nobody's context: they wake a loop, which knows whose turn it is.
+    """
+    if args and getattr(args[0], "__module__", None) == "asyncio.futures":
+        return
     with future._condition:
         if not future.done() and type(future._done_callbacks) is list:
             future._done_callbacks = Callbacks(future._done_callbacks)
