@@ -134,7 +134,7 @@ KEYS = (
     ),
     Key("export", "exit_timeout", float, 2.0, "the longest delay of the program's end, in seconds", least=0, most=DAY),
     Key("export", "queue_size", int, 65536, "the most ended spans that wait in memory", least=1, most=10_000_000),
-    Key("export", "batch_size", int, 512, "the most spans that are sent at once", least=1, most=10_000_000),
+    Key("export", "batch_size", int, 2048, "the most spans that are sent at once", least=1, most=10_000_000),
     Key(
         "export",
         "timeout",
