@@ -64,12 +64,13 @@ def hanging(plugin: Plugin, target: str, original: Function, interceptor: Functi
     return _compiled(_HANGING, original, sw_ask=ask, sw_contain=contain, sw_target=target, sw_plugin=plugin)
 
 
-def restoring(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
+def restoring(unless_empty: str, original: Function) -> Function:
     """Return a wrapper that calls a method in the context that hangs on its instance, else in an empty one.
 
     See `Plugin.carry` and `Plugin.detach`.
     """
-    return _compiled(_RESTORING, original, sw_left_elsewhere=_left_elsewhere)
+    source = _RESTORING.replace("{condition}", f" and {{instance}}.{unless_empty}" if unless_empty else "")
+    return _compiled(source, original, sw_left_elsewhere=_left_elsewhere)
 
 
 def _left_elsewhere() -> None:
@@ -97,7 +98,7 @@ _RESTORING = """
 def wrapper({parameters}):
     sw_current = sw_snapshot._current
     sw_token = sw_context = None
-    if sw_current is not None:
+    if sw_current is not None{condition}:
         sw_context = getattr({instance}, "_sw_context", None)
         if sw_context is not None:
             sw_token = sw_current.set(sw_context)

@@ -198,12 +198,14 @@ class Plugin:
 
         return register
 
-    def detach(self, target: str, *, optional: bool = False) -> None:
+    def detach(self, target: str, *, optional: bool = False, unless_empty: str = "") -> None:
         """Call the method at `target` in an empty context: what it does belongs to nobody.
 
-        Where the instance has a `_sw_context`, a context that is not empty, it is that one's instead.
+        Where the instance has a `_sw_context`, a context that is not empty, it is that one's instead. Where the
+        instance's attribute named `unless_empty` is empty, the method calls nothing of the program's: it is called as
+        it is.
         """
-        self._add(target, self, restoring, optional)
+        self._add(target, self, lambda _target, original, *_: restoring(unless_empty, original), optional)
 
     def hook(self, module: str) -> Callable[[F], F]:
         """Call the decorated function with a module when it has been imported: for a library that has hooks itself.

@@ -200,4 +200,4 @@ def remember_who_registers(
             future._done_callbacks = Callbacks(future._done_callbacks)
 
 
-plugin.detach("concurrent.futures._base:Future._invoke_callbacks")
+plugin.detach("concurrent.futures._base:Future._invoke_callbacks", unless_empty="_done_callbacks")
