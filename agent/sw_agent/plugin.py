@@ -329,12 +329,23 @@ class DottedNames:
     def __init__(self, *names: str) -> None:
         self._beginnings = tuple(f"{name}." for name in names)
         self._packages = {name.partition(".")[0] for name in names}
+        self._other_modules: set[str] = set()  # that are known to be in none of these packages
 
     def __contains__(self, named: Any) -> bool:
+        return self.has(named)
+
+    def has(self, named: Any) -> bool:
+        """Return whether it is `in` them; for those who ask often."""
         if type(named) in _NAMED_BY_THEMSELVES:
             module = named.__module__
-            if type(module) is str and module.partition(".")[0] not in self._packages:
-                return False  # as nearly always
+            if type(module) is str:
+                if module in self._other_modules:
+                    return False  # as nearly always
+                if module.partition(".")[0] not in self._packages:
+                    if len(self._other_modules) >= MOST_REMEMBERED:
+                        self._other_modules.clear()
+                    self._other_modules.add(module)
+                    return False
         module, name = function_name(named)
         return f"{module}.{name}.".startswith(self._beginnings)
 
@@ -357,10 +368,17 @@ class Detached:
         if configured is not self._configured:
             self._configured, self._names = configured, DottedNames(*self._own, *configured)
         names = self._names
-        return function in names or (kind is not None and any(map(names.__contains__, kind.__mro__[:-1])))
+        if names.has(function):
+            return True
+        if kind is not None:
+            for base in kind.__mro__:
+                if base is not object and names.has(base):
+                    return True
+        return False
 
 
-_NAMED_BY_THEMSELVES = (type, type(function_name))
+MOST_REMEMBERED = 1024  # modules
+_NAMED_BY_THEMSELVES = frozenset((type, type(function_name), type(NOTHING.enter), type(len)))
 
 
 def is_installed(name: str) -> bool:
