@@ -56,7 +56,7 @@ class Patch:
         self.target = target
         self.optional = optional
         self.when = when
-        self.module, _, self._path = target.partition(":")
+        self.module = target.partition(":")[0]
         self._interceptor = interceptor
         self._replace = _KINDS[kind] if isinstance(kind, str) else kind
         self._owner: Any = None
@@ -109,17 +109,40 @@ class Patch:
             setattr(owner, self._name, self._original)
 
     def _resolve(self, module: ModuleType) -> tuple[Any, str]:
-        owner: Any = module
-        *parents, name = self._path.split(".")
-        for parent in parents:
-            owner = getattr(owner, parent, _ABSENT)
-        if owner is _ABSENT or getattr(owner, name, _ABSENT) is _ABSENT:
+        owner, name = _owner_of(self.target, module)
+        if getattr(owner, name, _ABSENT) is _ABSENT:
             raise TargetNotFoundError(f"{self.target} does not exist")
         return owner, name
 
 
+class Default:
+    """A class's attribute that is new to the library: what instances have that have none of their own."""
+
+    optional = False
+    when = ""
+
+    def __init__(self, target: str, value: object) -> None:
+        self.target = target
+        self.module = target.partition(":")[0]
+        self._value = value
+        self._owner: Any = None
+
+    def install(self, module: ModuleType) -> None:
+        """Give the class the attribute, unless it has one."""
+        owner, name = _owner_of(self.target, module)
+        if name not in vars(owner):
+            setattr(owner, name, self._value)
+            self._owner, self._name = owner, name
+
+    def uninstall(self) -> None:
+        """Take away what `install` gave."""
+        owner, self._owner = self._owner, None
+        if owner is not None and self._name in vars(owner):
+            delattr(owner, self._name)
+
+
 class Hook:
-    """What a plugin does with a module by the library's own means, and how it is undone; in the place of a `Patch`."""
+    """What a plugin does with a module by the library's own means, and how it is undone."""
 
     optional = False
     when = ""
@@ -146,6 +169,16 @@ class _Unbound(staticmethod):  # type: ignore[type-arg]  # it has no parameters 
 
     def __reduce__(self) -> str:
         return str(self.__qualname__)
+
+
+def _owner_of(target: str, module: ModuleType) -> tuple[Any, str]:
+    owner: Any = module
+    *parents, name = target.partition(":")[2].split(".")
+    for parent in parents:
+        owner = getattr(owner, parent, _ABSENT)
+    if owner is _ABSENT:
+        raise TargetNotFoundError(f"{target} does not exist")
+    return owner, name
 
 
 def _function_of(attribute: Any) -> Any:

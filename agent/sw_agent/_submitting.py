@@ -24,8 +24,7 @@ def capturing(plugin: Plugin, target: str, original: Function, interceptor: Func
     stopped = False
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        current = snapshot._current
-        context = current.get() if current is not None else None
+        context = snapshot.get_current()
         if (context or plugin.captures_always) and not stopped:
             try:
                 captured = snapshot.ContextSnapshot(context) if plugin.only_restores else plugin.captured()
@@ -55,73 +54,75 @@ def hanging(plugin: Plugin, target: str, original: Function, interceptor: Functi
     """Return a wrapper that hangs the current context on the item which the original has made; see `Plugin.carry`."""
 
     def ask(item: Any) -> None:
-        try:
-            if (captured := plugin.captured()) is not None:
-                interceptor(captured, item)
-        except Exception as error:
-            contain(target, error)
+        if (captured := plugin.captured()) is not None:
+            interceptor(captured, item)
 
-    return _compiled(_HANGING, original, sw_ask=ask, sw_contain=contain, sw_target=target, sw_plugin=plugin)
-
-
-def restoring(unless_empty: str, original: Function) -> Function:
-    """Return a wrapper that calls a method in the context that hangs on its instance, else in an empty one.
-
-    See `Plugin.carry` and `Plugin.detach`.
-    """
-    source = _RESTORING.replace("{condition}", f" and {{instance}}.{unless_empty}" if unless_empty else "")
-    return _compiled(source, original, sw_left_elsewhere=_left_elsewhere)
+    source = _HANGING
+    if plugin.captures_always:
+        source = source.replace("if sw_context:", "if True:")
+    if not plugin.only_restores:
+        source = source.replace("{instance}._sw_context = sw_context", "sw_ask({instance})")
+    return _compiled(source, original, sw_ask=ask, sw_contain=contain, sw_target=target)
 
 
-def _left_elsewhere() -> None:
+def carrying(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
+    """Return a wrapper that calls a method in the context that was hung on its instance; see `Plugin.carry`."""
+    return _compiled(_RESTORING, original, sw_restored_elsewhere=_restored_elsewhere)
+
+
+def detaching(original: Function, unless_empty: str) -> Function:
+    """Return a wrapper that calls a method in the context that its instance has, else in none; see `Plugin.detach`."""
+    source = _RESTORING.replace("{instance}._sw_context", 'getattr({instance}, "_sw_context", None)')
+    if unless_empty:
+        source = source.replace("if True:", f"if {{instance}}.{unless_empty}:")
+    return _compiled(source, original, sw_restored_elsewhere=_restored_elsewhere)
+
+
+def _restored_elsewhere() -> None:
     snapshot.restores_out_of_order += 1
 
 
 # Both are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
+# What they ask for on the way of every piece of work they ask for in the fewest steps.
 
 _HANGING = """
 def wrapper({parameters}):
     sw_result = sw_original({parameters})
-    sw_current = sw_snapshot._current
-    sw_context = sw_current.get() if sw_current is not None else None
-    if sw_context and sw_plugin.only_restores:
+    sw_context = sw_snapshot.get_current()
+    if sw_context:
         try:
             {instance}._sw_context = sw_context
         except Exception as sw_error:
             sw_contain(sw_target, sw_error)
-    elif sw_context or sw_plugin.captures_always:
-        sw_ask({instance})
     return sw_result
 """
 
 _RESTORING = """
 def wrapper({parameters}):
-    sw_current = sw_snapshot._current
     sw_token = sw_context = None
-    if sw_current is not None{condition}:
-        sw_context = getattr({instance}, "_sw_context", None)
-        if sw_context is not None:
-            sw_token = sw_current.set(sw_context)
-        elif sw_current.get():
-            sw_token = sw_current.set(sw_snapshot._empty)
+    if True:
+        try:
+            sw_context = {instance}._sw_context
+        except AttributeError:
+            pass
+        if sw_context is not None or sw_snapshot.get_current():
+            sw_token = sw_snapshot._current.set(sw_context or sw_snapshot._empty)
     try:
         return sw_original({parameters})
     finally:
         if sw_token is not None:
             try:
-                sw_current.reset(sw_token)
+                sw_snapshot._current.reset(sw_token)
             except (ValueError, RuntimeError):
-                sw_left_elsewhere()
+                sw_restored_elsewhere()
         # An exception that the original caught and kept holds this frame, which must hold on to nothing.
         del {names}, sw_token, sw_context
 """
 
-
-class _Stopped:
-    """What a wrapper sees in the place of the context and of its plugin when that has been uninstalled."""
-
-    _current = None
-    captures_always = only_restores = False
+_PASSING = """
+def wrapper({parameters}):
+    return sw_original({parameters})
+"""
 
 
 def _compiled(source: str, original: Function, **others: object) -> Function:
@@ -130,15 +131,19 @@ def _compiled(source: str, original: Function, **others: object) -> Function:
     if code is not None and code.co_argcount and _has_plain_parameters(original):
         parameters = names = ", ".join(code.co_varnames[: code.co_argcount])
         instance = code.co_varnames[0]
-    variables: dict[str, Any] = {"sw_original": original, "sw_snapshot": snapshot, **others}
-    exec(source.format(parameters=parameters, names=names, instance=instance), variables)
-    wrapper: Function = variables["wrapper"]
+
+    def made_of(source: str) -> Function:
+        variables: dict[str, Any] = {"sw_original": original, "sw_snapshot": snapshot, **others}
+        exec(source.format(parameters=parameters, names=names, instance=instance), variables)
+        return variables["wrapper"]  # type: ignore[no-any-return]
+
+    wrapper: Any = made_of(source)
 
     def stop() -> None:
-        variables.update(sw_snapshot=_Stopped, sw_plugin=_Stopped)
+        wrapper.__code__ = made_of(_PASSING).__code__
 
-    wrapper.__sw_stop__ = stop  # type: ignore[attr-defined]
-    return wrapper
+    wrapper.__sw_stop__ = stop
+    return wrapper  # type: ignore[no-any-return]
 
 
 def _has_plain_parameters(function: Any) -> bool:

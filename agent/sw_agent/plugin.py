@@ -30,9 +30,9 @@ from ._hop import (
     mark_failed,
     record_error,
 )
-from ._patching import Hook, Patch, TargetNotFoundError
+from ._patching import Default, Hook, Patch, TargetNotFoundError
 from ._provider import set_attributes
-from ._submitting import capturing, hanging, restoring
+from ._submitting import capturing, carrying, detaching, hanging
 from ._worker import Inbox, Outbox
 from .snapshot import EMPTY, ContextSnapshot, Entry, capture, capture_if_active, current_context
 
@@ -144,7 +144,7 @@ class Plugin:
         self.options = tuple(options)
         self.requires = requires
         self.settings: Mapping[str, Any] = {option.name: option.default for option in self.options}
-        self.patches: list[Patch | Hook] = []
+        self.patches: list[Patch | Default | Hook] = []
         self._set({})
 
     def intercept(self, target: str, *, optional: bool = False, when: str = "") -> Callable[[F], F]:
@@ -192,8 +192,9 @@ class Plugin:
         """
 
         def register(interceptor: F) -> F:
+            self.patches.append(Default(f"{item}._sw_context", None))  # looked up on every item
             self._patch(f"{item}.{made}", lambda *wrapped: hanging(self, *wrapped), False)(interceptor)
-            self.detach(f"{item}.{run}")
+            self._add(f"{item}.{run}", self, carrying)
             return interceptor
 
         return register
@@ -205,7 +206,7 @@ class Plugin:
         instance's attribute named `unless_empty` is empty, the method calls nothing of the program's: it is called as
         it is.
         """
-        self._add(target, self, lambda _target, original, *_: restoring(unless_empty, original), optional)
+        self._add(target, self, lambda _target, original, *_: detaching(original, unless_empty), optional)
 
     def hook(self, module: str) -> Callable[[F], F]:
         """Call the decorated function with a module when it has been imported: for a library that has hooks itself.
@@ -226,7 +227,7 @@ class Plugin:
 
         return register
 
-    def _add(self, target: str, interceptor: object, kind: str | Kind, optional: bool, when: str = "") -> None:
+    def _add(self, target: str, interceptor: object, kind: str | Kind, optional: bool = False, when: str = "") -> None:
         self.patches.append(Patch(target, interceptor, kind, optional=optional, when=when))
 
     @property

@@ -8,6 +8,7 @@ imports OpenTelemetry: as long as the program has not, no span can be active.
 from __future__ import annotations
 
 import sys
+from _contextvars import ContextVar as _ContextVar  # the type itself: `contextvars` is a file to be found
 from time import time_ns
 
 from ._containment import hide_frame
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _current: ContextVar[Context] | _OfAnotherRuntime | None = None
+get_current: Callable[[], Context | None] = _ContextVar("sw_agent.none", default=None).get  # that of `_current`, if any
 _empty: Any = None  # a `Context` with nothing in it
 _level: ContextVar[int] | None = None  # how many `Restored` are open
 restores_out_of_order = 0
@@ -241,9 +243,10 @@ def set_current_context(context: Context) -> None:
 
 def bind(module: ModuleType) -> None:
     """Find the context variable of `opentelemetry.context`; called when the program has loaded that module."""
-    global _current, _empty
+    global _current, _empty, get_current
     runtime = module._RUNTIME_CONTEXT
     _current = getattr(runtime, "_current_context", None) or _OfAnotherRuntime(runtime)
+    get_current = _current.get
     _empty = module.Context()
 
 
