@@ -13,22 +13,6 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 from ._span_context import is_tuple_of_known_parts
 from .export.pipeline import Pipeline
 
-try:
-    from .export._plain_spans import plain_copy
-except ImportError:  # there was no compiler
-
-    def plain_copy(attributes: Any, /) -> dict[str, Any] | None:
-        """Do the same in Python."""
-        if (
-            type(attributes) is dict
-            and _PLAIN.issuperset(map(type, attributes.values()))
-            and _TEXT.issuperset(map(type, attributes))
-            and "" not in attributes
-        ):
-            return attributes.copy()
-        return None
-
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -42,6 +26,24 @@ _UNSET = Status(StatusCode.UNSET)
 _PLAIN = frozenset((str, bool, int, float))
 _TEXT = frozenset((str,))
 _SPAN_ID = 1  # its place in the tuple that a SpanContext is
+
+
+def plain_copy(attributes: Any, /) -> dict[str, Any] | None:
+    """Return a copy of attributes that need no check of keys and values, None of others."""
+    if (
+        type(attributes) is dict
+        and _PLAIN.issuperset(map(type, attributes.values()))
+        and _TEXT.issuperset(map(type, attributes))
+        and "" not in attributes
+    ):
+        return attributes.copy()
+    return None
+
+
+try:
+    from .export._plain_spans import plain_copy as _plain_copy
+except ImportError:  # there was no compiler
+    _plain_copy = plain_copy
 
 
 class AgentSpan(_Span):
@@ -181,7 +183,7 @@ class Attributes(BoundedAttributes):
 def _bounded(limits: SpanLimits, attributes: Any) -> BoundedAttributes:
     most, longest = limits.max_span_attributes, limits.max_span_attribute_length
     if longest is None:
-        own = plain_copy(attributes) if attributes else {}
+        own = _plain_copy(attributes) if attributes else {}
         if own is not None and (most is None or len(own) <= most):
             return Attributes(most, own)
     return BoundedAttributes(most, attributes, False, longest)

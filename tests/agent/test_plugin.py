@@ -232,6 +232,29 @@ def test_items_without_context_run_in_an_empty_one(plugin: Plugin, name: str) ->
         assert job.run().result is None
 
 
+def test_the_class_of_the_items_is_afterwards_as_before(plugin: Plugin, name: str) -> None:
+    kind = library(name).Job
+    before = dict(vars(kind))
+    carry(plugin, name)
+    for _ in range(2):
+        plugin.install()
+        run = kind.run
+        with span("submitter"):
+            job = library(name).submit(current_name)
+        plugin.uninstall()
+        assert dict(vars(kind)) == before
+        assert run(job).result is None  # the program may have kept the method
+
+
+def test_a_method_is_called_as_it_is_where_it_has_nothing_to_call(plugin: Plugin, name: str) -> None:
+    plugin.detach(f"{name}:Job.run", unless_empty="args")
+    plugin.install()
+    for args, found in (((), "worker"), ((1,), None)):
+        job = library(name).submit(lambda *_: current_name(), *args)
+        with span("worker"):
+            assert job.run().result == found
+
+
 def test_where_the_options_ask_for_more_the_plugin_is_asked(plugin: Plugin, name: str) -> None:
     asked = carry(plugin, name)
     plugin.install({"spans": True})

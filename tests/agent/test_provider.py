@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Tracer, TracerProvider, _Span
+from opentelemetry.sdk.trace import IdGenerator, Tracer, TracerProvider, _Span
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -286,6 +286,19 @@ def test_it_asks_a_sampler_that_the_program_has_set() -> None:
     tracer: Any = AgentProvider(load({})).get_tracer("x")
     tracer.sampler = ALWAYS_OFF
     assert not tracer.start_span("a", Context()).is_recording()
+
+
+def test_it_asks_an_id_generator_that_the_program_has_set() -> None:
+    class Counting(IdGenerator):
+        def generate_span_id(self) -> int:
+            return 8
+
+        def generate_trace_id(self) -> int:
+            return 9
+
+    tracer: Any = AgentProvider(load({})).get_tracer("x")
+    tracer.id_generator = Counting()
+    assert tracer.start_span("a", Context()).get_span_context()[:2] == (9, 8)
 
 
 # Sampling

@@ -15,6 +15,7 @@ from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, StatusCode, TraceFlags
 from opentelemetry.trace.status import Status
 
@@ -462,14 +463,20 @@ def test_of_a_span_that_cannot_be_looked_at_only_place_and_time_are_left(fields:
 WORDS = st.sampled_from(["plain", "other", SECRET, f"token={SECRET}", "x" * (LONGEST_REMEMBERED + 1), ""])
 VALUES = WORDS | st.sampled_from([None, True, 3, 2.5, 10**30, b"plain", ("plain", SECRET), [1], {"password": SECRET}])
 KEYS = st.sampled_from(["key", "password", f"key {SECRET}", "api_key", "k" * (LONGEST_REMEMBERED + 1)])
+RESOURCES = [Resource({"service.name": "shop"}), Resource({"url": f"http://a:{SECRET}@h"})]
+SCOPES = [None, InstrumentationScope("plain"), InstrumentationScope(f"token={SECRET}")]
 SPANS = st.builds(
-    lambda name, attributes, events, links, status: span(
+    lambda resource, scope, name, attributes, events, links, status: span(
         name,
+        resource=resource,
+        instrumentation_scope=scope,
         attributes=BoundedAttributes(None, attributes, False),
         events=events,
         links=links,
         status=status,
     ),
+    st.sampled_from(RESOURCES),
+    st.sampled_from(SCOPES),
     WORDS,
     st.dictionaries(KEYS, VALUES, max_size=4),
     st.sampled_from([(), (), (), (Event("plain", {"key": SECRET}),)]),
@@ -480,7 +487,8 @@ SPANS = st.builds(
 
 def texts_of(found: ReadableSpan) -> tuple[Any, ...]:
     of_others = [dict(other.attributes or {}) for other in (*found.events, *found.links)]
-    return found.name, dict(found.attributes or {}), of_others, found.status.description
+    of_all = dict(found.resource.attributes), found.instrumentation_scope and found.instrumentation_scope.name
+    return found.name, dict(found.attributes or {}), of_others, found.status.description, of_all
 
 
 @settings(max_examples=200, deadline=None)

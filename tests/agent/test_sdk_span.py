@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider, _Span
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from compiled import needs_a_compiler
 from sw_agent._config import load
-from sw_agent._sdk_span import AgentSpan, started, suits
+from sw_agent._sdk_span import AgentSpan, plain_copy, started, suits
 from sw_agent.export.pipeline import Pipeline
 
 CONTEXT = SpanContext(7, 8, is_remote=False, trace_flags=TraceFlags(1))
@@ -22,6 +23,10 @@ PARTS = ("name", "context", "kind", "parent", "start_time", "end_time")
 
 class Text(str):
     """A text of the program's own."""
+
+
+class Dict(dict):  # type: ignore[type-arg]
+    """A dict of the program's own."""
 
 
 class Unspeakable:
@@ -110,6 +115,11 @@ def tracer_with(limits: SpanLimits, processors: object) -> Any:
     return tracer
 
 
+def started_with(limits: SpanLimits, processors: object, attributes: Any) -> Any:
+    tracer = tracer_with(limits, processors)
+    return started(tracer, "name", CONTEXT, OTHER, SpanKind.CLIENT, attributes, 4, True, True, None)
+
+
 def fixes_attributes() -> bool:
     """Return whether this SDK's spans have attributes that cannot be changed when they have ended, as ours do."""
     span: Any = TracerProvider(shutdown_on_exit=False).get_tracer("x").start_span("name")
@@ -165,7 +175,7 @@ def test_a_span_lives_as_the_sdks_does(limits: SpanLimits, attributes: Any, step
         tracer = tracer_with(limits, processors)
         try:
             if own:
-                span: Any = started(tracer, "name", CONTEXT, OTHER, SpanKind.CLIENT, attributes, 4, True, True, None)
+                span: Any = started_with(limits, processors, attributes)
             else:
                 span = _Span(
                     "name",
@@ -182,6 +192,32 @@ def test_a_span_lives_as_the_sdks_does(limits: SpanLimits, attributes: Any, step
         except Exception as error:  # older SDKs raise at what newer ones leave out
             lives.append(repr(error))
     assert lives[0] == lives[1]
+
+
+@needs_a_compiler
+@settings(deadline=None)
+@given(attributes | st.just([("a", 1)]) | st.just(Dict(a=1)))
+def test_what_is_compiled_finds_the_same_attributes_plain(attributes: Any) -> None:
+    from sw_agent.export._plain_spans import plain_copy as compiled
+
+    copy = compiled(attributes)
+    assert copy == plain_copy(attributes)
+    assert copy is None or copy is not attributes
+
+
+def test_attributes_have_no_more_than_the_sdks() -> None:
+    span = started_with(SpanLimits(), Processors(), {"a": 1})
+    with pytest.raises(AttributeError, match="'Attributes' object has no attribute 'missing'"):
+        span._attributes.missing  # noqa: B018
+    assert span._attributes._lock is span._attributes._lock
+
+
+def test_who_listens_only_when_a_span_is_open_hears_its_end() -> None:
+    processors = Processors()
+    span = started_with(SpanLimits(), processors, None)
+    processors._span_processors += processors._span_processors  # type: ignore[assignment]
+    span.end(5)
+    assert [ended.end_time for ended in processors.exported] == [5]  # told as by the SDK, which tells all
 
 
 def test_this_sdk_is_one_that_it_can_stand_for() -> None:

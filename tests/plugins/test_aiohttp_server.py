@@ -47,6 +47,25 @@ def asked(spans: RecordedSpans, app: Any, target: str = "/", method: str = "GET"
     return second
 
 
+def test_each_request_has_its_own_attributes_however_many_hosts_are_asked_for(
+    spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sw_agent_plugins._aiohttp_exchange.MOST_REMEMBERED", 2)
+    asked_for = [(f"host{number % 3}:80{number % 2}", f"agent{number % 4}") for number in range(12)] * 2
+
+    async def main() -> None:
+        async with serving(application(("/", hello))) as server:
+            connection = await server.connect()
+            for host, agent in asked_for:
+                await connection.ask("/", Host=host, **{"User-Agent": agent})
+            await ended(spans, len(asked_for))
+
+    asyncio.run(main())
+    keys = "server.address", "server.port", "user_agent.original"
+    found = [tuple((span.attributes or {})[key] for key in keys) for span in spans]
+    assert found == [(host[:5], int(host[6:]), agent) for host, agent in asked_for]
+
+
 @web.middleware
 async def middleware(request: web.Request, handler: Any) -> web.StreamResponse:
     with span("middleware"):
