@@ -151,7 +151,10 @@ class Number(int):
             {"_context": value}
             for value in (None, (), (1, 2), (-1, 2, False, 1, None, True), (1, -2, False, 1, None, True))
         ),
-        *({"_context": (first, second, False, 1, None, True)} for first, second in ((2**128, 1), (1, 2**64), ("a", 1))),
+        *(
+            {"_context": (first, second, False, 1, None, True)}
+            for first, second in ((2**128, 1), (1, 2**64), ("a", 1), (Number(1), 1), (1, Number(1)))
+        ),
         *({"_parent": value} for value in ((), (1, 2), (1, 2, None, 1, None, True), (1, None, False, 1, None, True))),
         *({"_kind": kind} for kind in (None, 1, SimpleNamespace(_value_=-1), SimpleNamespace(_value_=127))),
         *({when: time} for when in ("_start_time", "_end_time") for time in (None, -1, 2**64, 1.5)),
@@ -181,7 +184,11 @@ def test_what_is_compiled_keeps_nothing() -> None:
     def look() -> None:
         for span in batch:
             _plain_spans().encode(span)
-            _plain_spans().is_known(span, (span.resource, span.instrumentation_scope, known, known, known))
+            vars(span)["_context"] = (2**127 + 2**65, 2**63, *span.context[2:])
+            of_all = (span.resource, span.instrumentation_scope, known, known, known)
+            answers = {_plain_spans().is_known(span, of_all[:count]) for count in range(5)}
+            assert (_plain_spans().is_known(span, of_all), answers) == (span is batch[0] or span is batch[1], {False})
+            _plain_spans().plain_copy({"a": 1, "b": ()})
 
     def references() -> list[int]:
         held: list[Any] = [value for span in batch for value in (*vars(span).values(), span._attributes._dict)]

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from compiled import needs_a_compiler
 from sw_agent._config import load
-from sw_agent._sdk_span import AgentSpan, plain_copy, started, suits
+from sw_agent._sdk_span import AgentSpan, _plain_copy, plain_copy, started, suits
 from sw_agent.export.pipeline import Pipeline
 
 CONTEXT = SpanContext(7, 8, is_remote=False, trace_flags=TraceFlags(1))
@@ -27,6 +27,14 @@ class Text(str):
 
 class Dict(dict):  # type: ignore[type-arg]
     """A dict of the program's own."""
+
+
+class Integer(int):
+    """An integer of the program's own."""
+
+
+class Number(float):
+    """A number of the program's own."""
 
 
 class Unspeakable:
@@ -194,15 +202,20 @@ def test_a_span_lives_as_the_sdks_does(limits: SpanLimits, attributes: Any, step
     assert lives[0] == lives[1]
 
 
-@needs_a_compiler
-@settings(deadline=None)
-@given(attributes | st.just([("a", 1)]) | st.just(Dict(a=1)))
-def test_what_is_compiled_finds_the_same_attributes_plain(attributes: Any) -> None:
-    from sw_agent.export._plain_spans import plain_copy as compiled
+PLAIN = {"text": "a", "truth": True, "integer": 2**70, "number": 2.5}
+NOT_PLAIN = [
+    Dict(PLAIN),
+    list(PLAIN),
+    *({**PLAIN, key: 1} for key in ("", Text("a"), None, 5)),
+    *({**PLAIN, "a": value} for value in (None, b"", (), [1], {}, Text("a"), Integer(1), Number(1))),
+]
 
-    copy = compiled(attributes)
-    assert copy == plain_copy(attributes)
-    assert copy is None or copy is not attributes
+
+@pytest.mark.parametrize("copied", [plain_copy, pytest.param(_plain_copy, marks=needs_a_compiler)])
+def test_attributes_that_need_no_check_are_copied(copied: Any) -> None:
+    found = copied(PLAIN)
+    assert (found, found is PLAIN) == (PLAIN, False)
+    assert [copied(attributes) for attributes in NOT_PLAIN] == [None] * len(NOT_PLAIN)
 
 
 def test_attributes_have_no_more_than_the_sdks() -> None:
