@@ -74,7 +74,7 @@ def detaching(original: Function, unless_empty: str) -> Function:
     """Return a wrapper that calls a method in the context that its instance has, else in none; see `Plugin.detach`."""
     source = _RESTORING.replace("{instance}._sw_context", 'getattr({instance}, "_sw_context", None)')
     if unless_empty:
-        source = source.replace("if True:", f"if {{instance}}.{unless_empty}:")
+        source = source.replace("if False:", f"if not {{instance}}.{unless_empty}:")
     return _compiled(source, original, sw_restored_elsewhere=_restored_elsewhere)
 
 
@@ -99,23 +99,26 @@ def wrapper({parameters}):
 
 _RESTORING = """
 def wrapper({parameters}):
-    sw_token = sw_context = None
-    if True:
+    if False:
+        return sw_original({parameters})
+    try:
+        sw_context = {instance}._sw_context
+    except AttributeError:
+        sw_context = None
+    if sw_context is None and not sw_snapshot.get_current():
         try:
-            sw_context = {instance}._sw_context
-        except AttributeError:
-            pass
-        if sw_context is not None or sw_snapshot.get_current():
-            sw_token = sw_snapshot._current.set(sw_context or sw_snapshot._empty)
+            return sw_original({parameters})
+        finally:
+            # An exception that the original caught and kept holds this frame, which must hold on to nothing.
+            del {names}
+    sw_token = sw_snapshot._current.set(sw_context or sw_snapshot._empty)
     try:
         return sw_original({parameters})
     finally:
-        if sw_token is not None:
-            try:
-                sw_snapshot._current.reset(sw_token)
-            except (ValueError, RuntimeError):
-                sw_restored_elsewhere()
-        # An exception that the original caught and kept holds this frame, which must hold on to nothing.
+        try:
+            sw_snapshot._current.reset(sw_token)
+        except (ValueError, RuntimeError):
+            sw_restored_elsewhere()
         del {names}, sw_token, sw_context
 """
 
