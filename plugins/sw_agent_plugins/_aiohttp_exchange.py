@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
     from sw_agent.plugin import Plugin
 
+    # Method, version of HTTP, whether it is HTTPS, host, user agent.
+    Alike = tuple[str, tuple[int, int], bool, str | None, str | None]
+
 SERVER_ERROR = 500
 EXCHANGE = "_sw_exchange"  # among the attributes of a request
-MOST_REMEMBERED = 256
+MOST_REMEMBERED, LONGEST_REMEMBERED = 256, 512  # requests that are alike, and the characters in which they are
 # Not the very strings that a program writes: `update_name("GET")` shall win, too.
 NAMES = {method: "".join(tuple(method)) for method in METHODS}
 UNKNOWN = "".join(tuple(span_name("")))
@@ -45,7 +48,7 @@ class Recording:
         self.context_of = Context
         self.span_key = _SPAN_KEY
         self.nothing = Context()
-        self.known_attributes: dict[tuple[object, ...], dict[str, Any]] = {}
+        self.known_attributes: dict[Alike, dict[str, Any]] = {}
         self.plugin = plugin
         self.settings = source = plugin.settings
         self.refused = sys.modules["aiohttp.web_protocol"].ERROR  # what stands for a message that is none
@@ -57,6 +60,16 @@ class Recording:
         self.consumer = SpanKind.CONSUMER
         self.no_span = INVALID_SPAN
         self.set_span_in_context = set_span_in_context
+
+    def learn(self, alike: Alike) -> dict[str, Any]:
+        """Return the attributes of all requests that are alike in these; remember as many as no client can swell."""
+        attributes = _attributes_of_all(alike)
+        method, _, _, host, agent = alike
+        if len(method) + len(host or "") + len(agent or "") <= LONGEST_REMEMBERED:
+            if len(self.known_attributes) >= MOST_REMEMBERED:
+                self.known_attributes.clear()
+            self.known_attributes[alike] = attributes
+        return attributes
 
 
 def exchange_of(request: Any) -> Exchange | None:
@@ -108,10 +121,10 @@ class Exchange(Entry):
         try:
             if isinstance(error, Exception):  # aiohttp will not answer it
                 self.fail(error)
-            object.__delattr__(self._request, EXCHANGE)
             self.end()
             if self.messages is not None:
                 self.messages.end()
+            object.__delattr__(self._request, EXCHANGE)
         finally:
             super().leave(error)
 
@@ -221,19 +234,14 @@ class Messages:
 def attributes_of(request: Any, path: str, recording: Recording) -> dict[str, Any]:
     """Return what the conventions say of a request."""
     message, headers = request._message, request.headers
-    alike = (
+    alike: Alike = (
         message.method,
         message.version,
         request._transport_sslcontext is not None,
         headers.get("Host"),
         headers.get("User-Agent"),
     )
-    known = recording.known_attributes.get(alike)
-    if known is None:
-        if len(recording.known_attributes) >= MOST_REMEMBERED:
-            recording.known_attributes.clear()
-        known = recording.known_attributes[alike] = _attributes_alike(*alike)
-    attributes = known.copy()
+    attributes = (recording.known_attributes.get(alike) or recording.learn(alike)).copy()
     attributes["url.path"] = path
     peer = request._transport_peername
     if type(peer) is tuple and len(peer) > 1:
@@ -246,10 +254,8 @@ def attributes_of(request: Any, path: str, recording: Recording) -> dict[str, An
     return attributes
 
 
-def _attributes_alike(
-    method: str, version: tuple[int, int], is_secure: bool, host: str | None, agent: str | None
-) -> dict[str, Any]:
-    """Return the attributes that all requests share which are alike in these."""
+def _attributes_of_all(alike: Alike) -> dict[str, Any]:
+    method, version, is_secure, host, agent = alike
     attributes: dict[str, Any] = method_attributes(printable(method))
     attributes["url.scheme"] = "https" if is_secure else "http"
     if version in VERSIONS:

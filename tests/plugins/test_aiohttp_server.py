@@ -51,7 +51,8 @@ def test_each_request_has_its_own_attributes_however_many_hosts_are_asked_for(
     spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sw_agent_plugins._aiohttp_exchange.MOST_REMEMBERED", 2)
-    asked_for = [(f"host{number % 3}:80{number % 2}", f"agent{number % 4}") for number in range(12)] * 2
+    agents = "short", "long" * 200, "other"
+    asked_for = [(f"host{number % 4}:80{number % 2}", agents[number % 3]) for number in range(12)] * 2
 
     async def main() -> None:
         async with serving(application(("/", hello))) as server:
