@@ -362,19 +362,22 @@ class Detached:
         self._own = names
         self._configured: list[str] | None = None
         self._names = DottedNames()
+        self._other_kind: type | None = None  # the last one that was found not to be listed
 
     def lists(self, function: object, kind: type | None = None) -> bool:
         """Return whether the function, or what runs it, an object of class `kind`, is one of these."""
         configured = self._plugin.settings["detached"]
         if configured is not self._configured:
             self._configured, self._names = configured, DottedNames(*self._own, *configured)
+            self._other_kind = None
         names = self._names
         if names.has(function):
             return True
-        if kind is not None:
+        if kind is not None and kind is not self._other_kind:
             for base in kind.__mro__:
                 if base is not object and names.has(base):
                     return True
+            self._other_kind = kind
         return False
 
 

@@ -13,7 +13,6 @@ Greenlets that stand for threads, in a program that gevent has patched, are the 
 from __future__ import annotations
 
 import sys
-from contextvars import Context
 from functools import partial
 
 from sw_agent.plugin import PROPAGATION, ContextSnapshot, DottedNames, Hop, Plugin, contain
@@ -93,7 +92,7 @@ def _give(snapshot: ContextSnapshot, greenlet: Any, function: object, in_a_hop: 
     if not plugin.only_restores and function not in INTERNAL:
         greenlet.run = in_a_hop
     elif greenlet.gr_context is None:  # the program has not chosen one
-        greenlet.gr_context = snapshot.into(Context())
+        greenlet.gr_context = snapshot.alone()
 
 
 def _run(snapshot: ContextSnapshot) -> None:

@@ -95,9 +95,11 @@ def start_in_context_of_starter(
         variables = vars(thread).pop("_sw_variables", None)
         if variables is None:
             return None  # its starter's choice, or all is done
+        run: Any = InHop(snapshot, thread, variables)
+    elif plugin.only_restores:
+        run = snapshot.alone().run
     else:
-        variables = Context()
-    run = snapshot.into(variables).run if plugin.only_restores else InHop(snapshot, thread, variables)
+        run = InHop(snapshot, thread, Context())
     return (InContext(run, function), *args[1:]), kwargs
 
 
@@ -115,7 +117,7 @@ if HAS_CONTEXT:
         if belongs_to_nobody:
             EMPTY.into(variables)
         elif plugin.only_restores:
-            snapshot.into(variables)
+            variables = snapshot.alone()
         else:
             vars(thread)["_sw_variables"] = variables
         vars(thread)["_context"] = ForOneRun(variables)

@@ -202,6 +202,28 @@ def test_into_sets_one_variable_of_a_context() -> None:
     assert len(ContextSnapshot().into(contextvars.Context())) == 0
 
 
+@pytest.mark.parametrize("others", [0, 1, 2])
+@pytest.mark.parametrize("now", ["taken", "other", None])
+def test_alone_it_is_in_a_new_context_with_nothing_else(others: int, now: str | None) -> None:
+    def in_this_thread() -> None:
+        for number in range(others):
+            contextvars.ContextVar(f"other {number}").set(number)
+        with span("taken"):
+            taken = capture()
+            variables = taken.alone()
+        if now == "other":
+            with span("other"):
+                variables = taken.alone()
+        elif now is None:
+            variables = taken.alone()
+        assert len(variables) == 1
+        assert variables.run(current_name) == "taken"
+        assert len(ContextSnapshot().alone()) == 0
+        assert variables is not taken.alone()
+
+    contextvars.Context().run(in_this_thread)
+
+
 def test_a_link_points_to_the_span() -> None:
     taken = taken_in("taken")
     link = taken.link()
