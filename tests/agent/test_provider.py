@@ -291,14 +291,15 @@ def test_it_asks_a_sampler_that_the_program_has_set() -> None:
 def test_it_asks_an_id_generator_that_the_program_has_set() -> None:
     class Counting(IdGenerator):
         def generate_span_id(self) -> int:
-            return 8
+            return 0
 
         def generate_trace_id(self) -> int:
             return 9
 
     tracer: Any = AgentProvider(load({})).get_tracer("x")
     tracer.id_generator = Counting()
-    assert tracer.start_span("a", Context()).get_span_context()[:2] == (9, 8)
+    context = tracer.start_span("a", Context()).get_span_context()
+    assert (context.trace_id, context.span_id, context.is_valid) == (9, 0, False)
 
 
 # Sampling

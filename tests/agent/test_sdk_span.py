@@ -6,13 +6,14 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider, _Span
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider, _Span
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from compiled import needs_a_compiler
 from sw_agent._config import load
+from sw_agent._sdk_provider import AgentProvider
 from sw_agent._sdk_span import AgentSpan, _plain_copy, plain_copy, started, suits
 from sw_agent.export.pipeline import Pipeline
 
@@ -55,6 +56,7 @@ keys: Any = st.one_of(texts, texts, texts, st.sampled_from([Text("a"), None, 5])
 attributes = st.one_of(
     st.none(),
     st.dictionaries(texts, plain, max_size=4),
+    st.dictionaries(st.sampled_from("abcd"), plain, min_size=2),
     st.dictionaries(st.sampled_from("abc"), values),
     st.dictionaries(keys, values, min_size=1, max_size=4),
 )
@@ -67,7 +69,7 @@ limits = st.just(SpanLimits()) | st.builds(
     max_links=few,
     max_event_attributes=few,
     max_link_attributes=few,
-    max_span_attribute_length=few,
+    max_span_attribute_length=few | st.none(),
 )
 steps = st.lists(
     st.one_of(
@@ -176,6 +178,7 @@ def quiet() -> Any:
 
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(limits, attributes, steps)
+@example(SpanLimits(max_span_attributes=2), {"a": 1, "b": 2, "c": 3}, [("set_attribute", ("d", 4))])
 def test_a_span_lives_as_the_sdks_does(limits: SpanLimits, attributes: Any, steps: list[Any]) -> None:
     lives = []
     for own in (True, False):
@@ -225,12 +228,31 @@ def test_attributes_have_no_more_than_the_sdks() -> None:
     assert span._attributes._lock is span._attributes._lock
 
 
-def test_who_listens_only_when_a_span_is_open_hears_its_end() -> None:
-    processors = Processors()
-    span = started_with(SpanLimits(), processors, None)
-    processors._span_processors += processors._span_processors  # type: ignore[assignment]
-    span.end(5)
-    assert [ended.end_time for ended in processors.exported] == [5]  # told as by the SDK, which tells all
+class Listener(SpanProcessor):
+    """Hears of spans."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_start(self, span: Any, parent_context: object = None) -> None:
+        self.heard.append("start")
+
+    def on_end(self, span: Any) -> None:
+        self.heard.append("end")
+
+
+@pytest.mark.parametrize("when", ["at first", "while the span is open"])
+@pytest.mark.parametrize("beside", [(), (Pipeline(load({})),)], ids=["alone", "beside the pipeline"])
+def test_all_who_listen_hear_of_a_span(when: str, beside: tuple[Any, ...]) -> None:
+    provider, listener = AgentProvider(load({})), Listener()
+    for processor in (*beside, *[listener] * (when == "at first")):
+        provider.add_span_processor(processor)
+    span = provider.get_tracer("x").start_span("name")
+    assert type(span) is AgentSpan
+    if when != "at first":
+        provider.add_span_processor(listener)
+    span.end()
+    assert listener.heard == (["start", "end"] if when == "at first" else ["end"])
 
 
 def test_this_sdk_is_one_that_it_can_stand_for() -> None:

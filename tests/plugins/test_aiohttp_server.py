@@ -19,7 +19,7 @@ from aiohttp_serving import application, ended, hello, serving, span
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
 from sw_agent.testing import RecordedSpans, installed
-from sw_agent_plugins.aiohttp_server import plugin
+from sw_agent_plugins.aiohttp_server import plugin, recording
 
 
 @pytest.fixture
@@ -47,24 +47,28 @@ def asked(spans: RecordedSpans, app: Any, target: str = "/", method: str = "GET"
     return second
 
 
-def test_each_request_has_its_own_attributes_however_many_hosts_are_asked_for(
-    spans: RecordedSpans, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_request_has_its_own_attributes_however_many_hosts_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sw_agent_plugins._aiohttp_exchange.MOST_REMEMBERED", 2)
     agents = "short", "long" * 200, "other"
     asked_for = [(f"host{number % 4}:80{number % 2}", agents[number % 3]) for number in range(12)] * 2
 
+    queries = "?q=1", "", "?r=2", ""
+
     async def main() -> None:
         async with serving(application(("/", hello))) as server:
             connection = await server.connect()
-            for host, agent in asked_for:
-                await connection.ask("/", Host=host, **{"User-Agent": agent})
+            for number, (host, agent) in enumerate(asked_for):
+                await connection.ask(f"/{queries[number % 4]}", Host=host, **{"User-Agent": agent})
             await ended(spans, len(asked_for))
 
-    asyncio.run(main())
-    keys = "server.address", "server.port", "user_agent.original"
-    found = [tuple((span.attributes or {})[key] for key in keys) for span in spans]
-    assert found == [(host[:5], int(host[6:]), agent) for host, agent in asked_for]
+    with installed(plugin, query=True) as spans:
+        asyncio.run(main())
+        assert len(recording().known_attributes) <= 2
+    keys = "server.address", "server.port", "user_agent.original", "url.query"
+    assert [tuple((span.attributes or {}).get(key) for key in keys) for span in spans] == [
+        (host[:5], int(host[6:]), agent, queries[number % 4][1:] or None)
+        for number, (host, agent) in enumerate(asked_for)
+    ]
 
 
 @web.middleware

@@ -254,12 +254,14 @@ class QuickMonitor(Monitor):
 
 @pytest.mark.parametrize("name", ["{0}.Monitor", "{0}"])
 def test_the_option_detached_names_classes_and_modules(name: str) -> None:
-    plugin.uninstall()
-    with installed(plugin, detached=[name.format(__name__)]), span():
-        thread = QuickMonitor()
-        thread.start()
-        thread.join()
-    assert thread.seen is None
+    for names, is_detached in (([], False), ([name.format(__name__)], True), ([], False)):
+        plugin.uninstall()
+        with installed(plugin, detached=names), span():
+            for _ in range(2):
+                thread = QuickMonitor(target=int)
+                thread.start()
+                thread.join()
+                assert thread.seen == (None if is_detached else current_span())
 
 
 def test_the_option_detached_names_functions_at_dots() -> None:
