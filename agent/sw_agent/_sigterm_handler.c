@@ -43,7 +43,7 @@ handler_register(PyObject *Py_UNUSED(module), PyObject *argument)
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     if (before.sa_flags & SA_SIGINFO || (before.sa_handler != SIG_DFL && before.sa_handler != on_sigterm)) {
-        Py_RETURN_FALSE;
+        return Py_NewRef(Py_False);
     }
     descriptor = (int)number;
     process = getpid();
@@ -51,7 +51,7 @@ handler_register(PyObject *Py_UNUSED(module), PyObject *argument)
     if (sigaction(SIGTERM, &action, NULL) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    Py_RETURN_TRUE;
+    return Py_NewRef(Py_True);
 }
 
 static PyObject *
@@ -64,7 +64,7 @@ handler_unregister(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
     if (!(now.sa_flags & SA_SIGINFO) && now.sa_handler == on_sigterm) {
         signal(SIGTERM, SIG_DFL);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMethodDef functions[] = {

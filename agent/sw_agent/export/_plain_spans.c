@@ -557,13 +557,13 @@ plain_copy(PyObject *Py_UNUSED(module), PyObject *attributes)
     PyObject *copy, *key, *value;
     Py_ssize_t place = 0;
     if (!PyDict_CheckExact(attributes)) {
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     }
     copy = PyDict_Copy(attributes);
     while (copy != NULL && PyDict_Next(copy, &place, &key, &value)) {
         if (needs_no_check(key, value) == NO) {
             Py_DECREF(copy);
-            Py_RETURN_NONE;
+            return Py_NewRef(Py_None);
         }
     }
     return copy;
