@@ -36,9 +36,10 @@ _RECORDING = (AgentSpan, _Span)
 
 
 class AgentTracer(Tracer):
-    """The SDK's tracer without its detours where nothing is out of the ordinary, in three quarters of the time.
+    """The SDK's tracer without its detours where nothing is out of the ordinary.
 
-    The sampler is the agent's then, which looks at no attributes and no links, and the parent has not ended.
+    The ids are the agent's then, and so is the sampler, which looks at no attributes and no links; and the parent has
+    not ended.
     """
 
     if not hasattr(Tracer, "_is_enabled"):  # in older SDKs

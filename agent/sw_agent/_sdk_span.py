@@ -1,4 +1,4 @@
-"""The SDK's span, begun and ended in half the time where nothing is out of the ordinary; all else is the SDK's own."""
+"""The SDK's span, in a quarter of the time where nothing is out of the ordinary; all else is the SDK's own."""
 
 from __future__ import annotations
 
