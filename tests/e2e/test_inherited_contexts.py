@@ -163,6 +163,7 @@ for make in MAKERS.values():
         seen, thread = started(make)
     freed = weakref.ref(starter)
     del starter
+    trace.get_tracer_provider().force_flush()  # until it has left the queue holds it
     gc.collect()
     print(freed() is None, thread.is_alive())
 """)
