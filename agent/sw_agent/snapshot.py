@@ -231,15 +231,13 @@ def capture() -> ContextSnapshot:
 
 def capture_if_active() -> ContextSnapshot | None:
     """Take a snapshot where a span or baggage is current, else return None at the cost of one check."""
-    if _current is None:
-        return None
-    context = _current.get()
+    context = get_current()
     return ContextSnapshot(context) if context else None
 
 
 def current_context() -> Context | None:
     """Return OpenTelemetry's current context, or None while nothing has loaded OpenTelemetry."""
-    return _current.get() if _current is not None else None
+    return get_current()
 
 
 def set_current_context(context: Context) -> None:

@@ -83,7 +83,7 @@ class Encoder:
         for span in spans:
             body = encode(span)
             if body is None or len(body) > LARGEST:
-                body = self._body(span)
+                body = self._body(span, too_large=body is not None)
             if count and (body is None or size + len(body) > LARGEST):
                 yield Request(_joined(groups), count)
                 groups, before, size, count = {}, (self, self), 0, 0
@@ -101,10 +101,11 @@ class Encoder:
         if count:
             yield Request(_joined(groups), count)
 
-    def _body(self, span: ReadableSpan) -> bytes | None:
+    def _body(self, span: ReadableSpan, too_large: bool) -> bytes | None:
         try:
-            body = self._span(span)
-            return body if len(body) <= LARGEST else self._span(span, cut=True)
+            if not too_large and len(body := self._span(span)) <= LARGEST:
+                return body
+            return self._span(span, cut=True)
         except Exception:  # an object of the program's raises when it is looked at
             return None
 
