@@ -22,25 +22,34 @@ __all__ = ["allocate_lock", "calmly", "name_thread", "sleep", "start", "wait_for
 
 AT_ONCE = 16  # items between two looks at the clock
 LONGEST_WORK, BREATH = 0.0005, 0.00005  # seconds
+LONGEST_START = 0.1  # seconds; an interpreter that is ending starts threads that never run (before 3.12)
 
 
 def start(run: Callable[[], None]) -> None:
     """Start a thread in which all signals are blocked from its very beginning: they are the program's.
 
     A thread that only just begins would else take a signal which is on its way to the main thread, and `faulthandler`
-    does nothing for a thread that is not Python's yet.
+    does nothing for a thread that is not Python's yet. It runs when this returns: `_thread._count()`, by which programs
+    see whether their threads have ended, does not rise later.
 
     Raises:
         RuntimeError: the interpreter is ending.
     """
-    if not hasattr(_signal, "pthread_sigmask"):  # Windows, which delivers signals to the main thread
-        start_new_thread(run, ())
-        return
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    runs = allocate_lock()
+    runs.acquire()
+
+    def begin() -> None:
+        runs.release()
+        run()
+
+    masks = hasattr(_signal, "pthread_sigmask")  # Windows delivers signals to the main thread
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals()) if masks else None
     try:
-        start_new_thread(run, ())
+        start_new_thread(begin, ())
+        runs.acquire(timeout=LONGEST_START)
     finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+        if masks:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 
 def calmly(items: Iterable[T]) -> Iterator[T]:
