@@ -156,8 +156,11 @@ def begin_before_threads_end() -> None:
 
 
 def _begin() -> None:
-    if pipeline is not None:
-        pipeline.worker.begin()
+    try:
+        if pipeline is not None:
+            pipeline.worker.begin()
+    except Exception as error:
+        contain("before the end of the program", error)
 
 
 def release() -> None:
