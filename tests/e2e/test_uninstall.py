@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launched import Launch, own_environ
+from launched import PRELUDE, Launch, own_environ
 
 IMPORTS = """
 import asyncio, atexit, logging, logging.handlers, multiprocessing, os, signal, sys, threading, types, _thread
@@ -70,6 +70,7 @@ from sw_agent import _bootstrap
 {USE}
 use()
 before, finders, environ = everything(), list(sys.meta_path), dict(os.environ)
+sw_agent.uninstall()  # of what is not there: nothing
 _bootstrap.start()
 assert len(agents()) > 60, agents()
 assert sys.meta_path != finders
@@ -152,6 +153,36 @@ if __name__ == "__main__":
         "False False False ",
     ]
     assert app.names() == ["-c", "app.py", "around", "open", "outer"]
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["set before", "set afterwards"])
+def test_the_programs_own_provider_stays_and_is_followed_by_all_tracers(launch: Launch, early: bool) -> None:
+    app = launch(
+        """
+import sw_agent
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+exporter = InMemorySpanExporter()
+def own():
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+
+if EARLY: own()
+agents = trace.get_tracer_provider()
+with S("before"): pass
+sw_agent.uninstall()
+with S("between"): pass
+if not EARLY: own()
+with S("after"), agents.get_tracer("of the agent's").start_as_current_span("inside"): pass
+print([span.name for span in exporter.get_finished_spans()])
+""",
+        prelude=f"EARLY = {early}\n{PRELUDE}",
+    )
+    assert app.end() == f"{['before', 'between', 'inside', 'after'] if early else ['inside', 'after']}\n"
+    assert app.names() == ["before"]
 
 
 SPANS = {
