@@ -34,7 +34,7 @@ class _Collector(logging.Handler):
 @pytest.fixture(autouse=True)
 def agent_errors() -> Iterator[list[logging.LogRecord]]:
     """Collect what the agent logs at ERROR, and fail the test unless it has taken the records out of the list."""
-    _containment.failures.clear()
+    _containment.forget()
     collector = _Collector()
     logger = _log.logger()  # it does not propagate: pytest's own capture never sees it
     logger.addHandler(collector)
@@ -42,7 +42,7 @@ def agent_errors() -> Iterator[list[logging.LogRecord]]:
         yield collector.records
     finally:
         logger.removeHandler(collector)
-        _containment.failures.clear()
+        _containment.forget()
     messages = [_Collector.format(collector, record) for record in collector.records]
     assert not messages, "\n".join(messages)
 

@@ -2,6 +2,6 @@
 
 from .carrier import ContextCarrier
 from .snapshot import ContextSnapshot, capture
-from .toolkit import follows_from, tag, trace, trace_id
+from .toolkit import follows_from, tag, trace, trace_id, uninstall
 
-__all__ = ["ContextCarrier", "ContextSnapshot", "capture", "follows_from", "tag", "trace", "trace_id"]
+__all__ = ["ContextCarrier", "ContextSnapshot", "capture", "follows_from", "tag", "trace", "trace_id", "uninstall"]

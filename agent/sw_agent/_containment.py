@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 failures: dict[str, int] = {}
+_numbers: dict[str, count[int]] = {}  # two threads that fail at once get different ones
 
 
 def contain(place: str, error: BaseException) -> None:
     """Count an exception of agent or plugin code at `place`; the first one there is logged with its traceback."""
-    seen = failures[place] = failures.get(place, 0) + 1
-    if seen > 1:
-        return
+    number = failures[place] = next(_numbers.setdefault(place, count(1)))
+    if number == 1:
+        say(f"{place} failed; the program goes on without it", error)
+
+
+def say(message: str, error: BaseException | None = None) -> None:
+    """Log at ERROR what has gone wrong in the agent, or in a plugin."""
     try:
         from ._log import logger
 
-        logger().error("%s failed; the program goes on without it", place, exc_info=error)
+        try:
+            logger().error("%s", message, exc_info=error)
+        except Exception:  # of an exception that raises when it is looked at
+            logger().error("%s: %s", message, type(error))
     except Exception:  # noqa: S110  stderr is closed, or the interpreter is ending: there is nobody to tell
         pass
+
+
+def forget() -> None:
+    """Count from one again, and say again what fails: for tests."""
+    failures.clear()
+    _numbers.clear()
 
 
 def hide_frame(error: BaseException) -> None:

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from ._patching import Failed
+
 PLACE = "putting a context right"
 
 # The spans that were left before one inside them: what was current around each, and where.
 _left: WeakKeyDictionary[Any, tuple[Context | None, ref[Variables]]]
 
 
-def _detaching(_target: str, original: Any, _interceptor: object, _is_method: bool) -> Callable[..., None]:
+def _detaching(_failed: Failed, original: Any, _interceptor: object, _is_method: bool) -> Callable[..., None]:
     """Return what stands for `ContextVarsRuntimeContext.detach`, see `Patch`."""
     global _left
     from contextvars import Token
@@ -79,7 +81,7 @@ def _detaching(_target: str, original: Any, _interceptor: object, _is_method: bo
     return detach
 
 
-def _silenced(_target: str, original: Any, _interceptor: object, _is_method: bool) -> Callable[..., None]:
+def _silenced(_failed: Failed, original: Any, _interceptor: object, _is_method: bool) -> Callable[..., None]:
     """Return what stands for the `detach` of a runtime of whose insides nothing is known."""
     active = True
 

@@ -44,6 +44,14 @@ def forget(name: str, callback: Callable[[ModuleType], None]) -> None:
         _after[name].remove(callback)
 
 
+def stop() -> None:
+    """Watch nothing any more."""
+    _before.clear()
+    _after.clear()
+    if _finder in sys.meta_path:
+        sys.meta_path.remove(_finder)
+
+
 class _Finder:
     """Finds nothing by itself: passes the watched names on to the finders behind it."""
 

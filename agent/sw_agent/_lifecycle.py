@@ -75,7 +75,7 @@ def flush(timeout: float | None = None) -> bool:
 
 
 def _at_exit() -> None:
-    _end()
+    end()
     _sigterm.pause()
     _remember_interrupt()
 
@@ -95,7 +95,7 @@ def _remember_interrupt() -> None:
             return
 
 
-def _end(error: BaseException | None = None) -> None:
+def end(error: BaseException | None = None) -> None:
     """End the pipeline, once or again; nothing is raised, also when the user's Ctrl-C comes in between."""
     if pipeline is None or _config is None:
         return
@@ -113,7 +113,7 @@ def _end(error: BaseException | None = None) -> None:
 
 def flush_before_sudden_ends() -> None:
     """Flush before SIGTERM kills, where that is what it does, and before `os._exit` and `os.exec*` end the program."""
-    _sigterm.flush_first(lambda: _end(SystemExit("SIGTERM")))
+    _sigterm.flush_first(lambda: end(SystemExit("SIGTERM")))
     for patch in _sudden_ends:
         patch.install(os)
 
@@ -139,7 +139,7 @@ _sudden_ends = [
 
 def child_ending() -> None:
     """Tell that such a child is about to leave by `os._exit`, which calls no exit functions."""
-    _end()
+    end()
 
 
 def begin_before_threads_end() -> None:
@@ -150,12 +150,39 @@ def begin_before_threads_end() -> None:
     register = getattr(sys.modules.get("threading"), "_register_atexit", None)
     if sys.version_info >= (3, 12) and register is not None and pipeline is not None and _config and _config.to:
         try:
-            register(pipeline.worker.begin)
+            register(_begin)
         except RuntimeError:  # the program has ended
             return
 
 
+def _begin() -> None:
+    try:
+        if pipeline is not None:
+            pipeline.worker.begin()
+    except Exception as error:
+        contain("before the end of the program", error)
+
+
+def release() -> None:
+    """Be told of nothing any more: the pipeline has ended. Whoever calls this holds `without_forks`."""
+    global pipeline, _config
+    _sigterm.release()
+    for patch in _sudden_ends:
+        patch.uninstall()
+    import atexit
+
+    atexit.unregister(_at_exit)
+    pipeline = _config = None  # the functions that Python calls around forks, and at the end of threads, stay
+    _when_forked.clear()
+    _before_end.clear()
+
+
 # A fork
+
+
+def without_forks() -> Any:
+    """Return a context manager inside which no other thread forks."""
+    return _forking
 
 
 def stand_aside_first() -> None:
@@ -170,7 +197,7 @@ def stand_aside_first() -> None:
 def _before_fork() -> None:
     """Let worker, files and signals stand aside. Nobody else forks meanwhile: each fork undoes this for itself."""
     global _paused, _store_file
-    if _forking._is_owned():  # it is called twice
+    if pipeline is None or _forking._is_owned():  # it is called twice
         return
     try:
         _forking.acquire()
@@ -229,6 +256,8 @@ def _not_lost(error: BaseException, place: str) -> None:
 def _in_child() -> None:
     global _forking, _interrupted, _paused, _store_file
     _forking, _interrupted, _paused, _store_file = RLock(), False, False, None
+    if pipeline is None:
+        return
     try:
         if (store_file := sys.modules.get("sw_agent.export.store_file")) is not None:
             store_file.after_fork_in_child()

@@ -1,8 +1,8 @@
 """Put a plugin's interceptors around a library's functions, take them out again, and contain what they raise.
 
 A function is replaced by a plain function that keeps its name, signature, docstring and module. The original is called
-from here, not from the plugin: whatever an interceptor raises, the original runs exactly once, and its result or its
-exception is what the program gets.
+from here, not from the plugin: whatever an interceptor raises or returns, the original runs exactly once, and its
+result or its exception is what the program gets, unless the interceptor gives an `Answer`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
     # (instance, args, kwargs) -> what to leave afterwards, if anything
     Within: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], "Entered | None"]
-    # (target, original, interceptor, whether the original is a method) -> what to put in its place
-    Kind: TypeAlias = Callable[[str, Function, Any, bool], Function]
+    # What is told what an interceptor has raised
+    Failed: TypeAlias = Callable[[BaseException], None]
+    # (failed, original, interceptor, whether the original is a method) -> what to put in its place
+    Kind: TypeAlias = Callable[[Failed, Function, Any, bool], Function]
 
 _ABSENT = object()
 _COROUTINE = 0x80  # inspect.CO_COROUTINE
@@ -42,16 +44,33 @@ class TargetNotFoundError(AttributeError):
     """The library has no such attribute: another version than the plugin was written for."""
 
 
+class Answer:
+    """What an interceptor returns where the program shall get `value`, not what the library's function returns."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
 class Patch:
     """One interceptor at one target, `"module:Class.attribute"`.
 
     `kind` is "around", "before" or "within" (see `Plugin.intercept`, `before` and `within`), or what makes the
     replacement: a function that has an attribute `__sw_stop__`, to be called when it shall intercept no more. An
     `optional` target may be missing. `when` names an option of the plugin without which the target is left as it is.
+    `contain` is called with the target and what an interceptor has raised there.
     """
 
     def __init__(
-        self, target: str, interceptor: object, kind: str | Kind, *, optional: bool = False, when: str = ""
+        self,
+        target: str,
+        interceptor: object,
+        kind: str | Kind,
+        *,
+        optional: bool = False,
+        when: str = "",
+        contain: Callable[[str, BaseException], None] = contain,
     ) -> None:
         self.target = target
         self.optional = optional
@@ -59,6 +78,7 @@ class Patch:
         self.module = target.partition(":")[0]
         self._interceptor = interceptor
         self._replace = _KINDS[kind] if isinstance(kind, str) else kind
+        self._contain = contain
         self._owner: Any = None
         self._name = ""
         self._original: Any = _ABSENT
@@ -79,18 +99,18 @@ class Patch:
         function = _function_of(found)
         if not callable(function):
             raise TypeError(f"{self.target} is no function")
-        if getattr(function, "__sw_interceptor__", None) is self._interceptor:
+        if _is_ours(function) and function.__sw_interceptor__ is self._interceptor:
             # The name was bound, by `from … import`, to a function where this interceptor already is.
             self._owner, self._name, self._original, self._replacement = owner, name, function.__wrapped__, raw
             return
         is_method = isinstance(owner, type) and not isinstance(found, staticmethod) and hasattr(found, "__get__")
-        replacement: Any = self._replace(self.target, function, self._interceptor, is_method)
-        _dress(replacement, function, self._interceptor)
+        replacement: Any = self._replace(self._failed, function, self._interceptor, is_method)
+        _dress(replacement, function, self._interceptor, raw)
         if isinstance(found, staticmethod | classmethod):
             replacement = type(found)(replacement)
         elif not hasattr(found, "__get__"):
             # A function of C binds to no instance where a class keeps it as an attribute; neither may this one.
-            replacement = _Unbound(replacement)
+            replacement = Unbound(replacement)
         setattr(owner, name, replacement)
         self._owner, self._name, self._original, self._replacement = owner, name, raw, replacement
 
@@ -100,13 +120,19 @@ class Patch:
         if replacement is None:
             return
         self._owner = self._replacement = None
-        _function_of(replacement).__sw_stop__()  # the program may hold it under a name of its own
+        function = _function_of(replacement)
+        function.__sw_stop__()  # the program may hold it under a name of its own
+        function.__sw_interceptor__ = None
         if vars(owner).get(self._name) is not replacement:
             return
-        if self._original is _ABSENT:
+        original = without_stopped(self._original)
+        if original is _ABSENT:
             delattr(owner, self._name)
         else:
-            setattr(owner, self._name, self._original)
+            setattr(owner, self._name, original)
+
+    def _failed(self, error: BaseException) -> None:
+        self._contain(self.target, error)
 
     def _resolve(self, module: ModuleType) -> tuple[Any, str]:
         owner, name = _owner_of(self.target, module)
@@ -153,9 +179,16 @@ class Hook:
         self._undo: Callable[[], object] | None = None
 
     def install(self, module: ModuleType) -> None:
-        """Do it, once."""
+        """Do it, once.
+
+        Raises:
+            TypeError: what it has returned undoes nothing.
+        """
         if self._undo is None:
-            self._undo = self._use(module)
+            undo = self._use(module)
+            if not callable(undo):
+                raise TypeError(f"the hook of {self.module} has returned no function that undoes it, but {type(undo)}")
+            self._undo = undo
 
     def uninstall(self) -> None:
         """Undo it."""
@@ -164,7 +197,7 @@ class Hook:
             undo()
 
 
-class _Unbound(staticmethod):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10
+class Unbound(staticmethod):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10
     """What stands for a function of C: it can be pickled by its name, as that can."""
 
     def __reduce__(self) -> str:
@@ -185,15 +218,34 @@ def _function_of(attribute: Any) -> Any:
     return attribute.__func__ if isinstance(attribute, staticmethod | classmethod) else attribute
 
 
-def _before(target: str, original: Function, interceptor: Before, is_method: bool) -> Function:
+def _is_coroutine_function(function: object) -> bool:
+    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & _COROUTINE)
+
+
+def _is_ours(function: Any) -> bool:
+    """Return whether a function is what a `Patch` has put in: others' wrappers may copy its attributes."""
+    return getattr(function, "__sw_itself__", None) is function
+
+
+def without_stopped(attribute: Any) -> Any:
+    """Return what was there before the patches that have come out since; what is no such patch as it is."""
+    while _is_ours(function := _function_of(attribute)) and function.__sw_interceptor__ is None:
+        attribute = function.__sw_replaced__
+    return attribute
+
+
+def _before(failed: Failed, original: Function, interceptor: Before, is_method: bool) -> Function:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             if not is_method:
-                args, kwargs = interceptor(None, args, kwargs) or (args, kwargs)
-            elif args and (changed := interceptor(args[0], args[1:], kwargs)):  # else the library's own TypeError
-                args, kwargs = (args[0], *changed[0]), changed[1]
+                changed = interceptor(None, args, kwargs.copy())
+            else:  # without an instance the library's own TypeError
+                changed = interceptor(args[0], args[1:], kwargs.copy()) if args else None
+            if changed:
+                positional, keywords = changed
+                args, kwargs = args[:is_method] + positional, dict(**keywords)  # what is no call raises here
         except Exception as error:
-            contain(target, error)
+            failed(error)
         try:
             return original(*args, **kwargs)
         except BaseException as error:
@@ -208,16 +260,16 @@ def _before(target: str, original: Function, interceptor: Before, is_method: boo
     return wrapper
 
 
-def _within(target: str, original: Function, interceptor: Within, is_method: bool) -> Function:
+def _within(failed: Failed, original: Function, interceptor: Within, is_method: bool) -> Function:
     """Return a coroutine function that calls the interceptor before the original, and leaves what it returns after."""
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         entered = None
         try:
             if args or not is_method:
-                entered = interceptor(args[0] if is_method else None, args[1:] if is_method else args, kwargs)
+                entered = interceptor(args[0] if is_method else None, args[1:] if is_method else args, kwargs.copy())
         except Exception as error:
-            contain(target, error)
+            failed(error)
         try:
             result = await original(*args, **kwargs)
         except BaseException as error:
@@ -233,7 +285,7 @@ def _within(target: str, original: Function, interceptor: Within, is_method: boo
         try:
             entered.leave(error)
         except Exception as failure:
-            contain(target, failure)
+            failed(failure)
 
     def stop() -> None:
         nonlocal interceptor
@@ -243,16 +295,19 @@ def _within(target: str, original: Function, interceptor: Within, is_method: boo
     return wrapper
 
 
-def _around(target: str, original: Function, interceptor: Around, is_method: bool) -> Function:
-    if getattr(getattr(original, "__code__", None), "co_flags", 0) & _COROUTINE:
-        return _around_coroutine(target, original, interceptor, is_method)
+def _around(failed: Failed, original: Function, interceptor: Around, is_method: bool) -> Function:
+    if _is_coroutine_function(original) or _is_coroutine_function(interceptor):  # or somebody's wrapper around one
+        return _around_coroutine(failed, original, interceptor, is_method)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if is_method and not args:
             return original(**kwargs)  # called on the class without an instance: the library's own TypeError
         call = _Call(original, args[:1] if is_method else ())
         try:
-            return interceptor(call, args[0] if is_method else None, args[1:] if is_method else args, kwargs)
+            answer = interceptor(call, args[0] if is_method else None, args[1:] if is_method else args, kwargs.copy())
+            if answer is call.result:
+                return answer
+            return _value_of(answer)
         except BaseException as error:
             if error is call.error:
                 error.__traceback__ = call.traceback
@@ -261,7 +316,7 @@ def _around(target: str, original: Function, interceptor: Around, is_method: boo
                 raise
             if not isinstance(error, Exception):
                 raise
-            contain(target, error)
+            failed(error)
         return call.outcome(args, kwargs)
 
     def stop() -> None:
@@ -272,13 +327,18 @@ def _around(target: str, original: Function, interceptor: Around, is_method: boo
     return wrapper
 
 
-def _around_coroutine(target: str, original: Function, interceptor: Around, is_method: bool) -> Function:
+def _around_coroutine(failed: Failed, original: Function, interceptor: Around, is_method: bool) -> Function:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         if is_method and not args:
             return await original(**kwargs)
         call = _AwaitedCall(original, args[:1] if is_method else ())
         try:
-            return await interceptor(call, args[0] if is_method else None, args[1:] if is_method else args, kwargs)
+            answer = await interceptor(
+                call, args[0] if is_method else None, args[1:] if is_method else args, kwargs.copy()
+            )
+            if answer is call.result:
+                return answer
+            return _value_of(answer)
         except BaseException as error:
             if error is call.error:
                 error.__traceback__ = call.traceback
@@ -287,7 +347,7 @@ def _around_coroutine(target: str, original: Function, interceptor: Around, is_m
                 raise
             if not isinstance(error, Exception):
                 raise
-            contain(target, error)
+            failed(error)
         return await call.outcome(args, kwargs)
 
     def stop() -> None:
@@ -315,17 +375,17 @@ class _Call:
             self.result = result = self.__wrapped__(*self._first, *args, **kwargs)
         except BaseException as error:
             hide_frame(error)
-            self.error, self.traceback = error, error.__traceback__
+            self.error, self.traceback, self.result = error, error.__traceback__, _ABSENT
             raise
         return result
 
     def outcome(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return or raise what the original did; call it, with the program's own arguments, if nobody has."""
+        if self.result is not _ABSENT:
+            return self.result
         if self.error is not None:
             raise self.error
-        if self.result is _ABSENT:
-            return self.__wrapped__(*args, **kwargs)
-        return self.result
+        return self.__wrapped__(*args, **kwargs)
 
 
 class _AwaitedCall(_Call):
@@ -338,7 +398,7 @@ class _AwaitedCall(_Call):
             self.result = result = await self.__wrapped__(*self._first, *args, **kwargs)
         except BaseException as error:
             hide_frame(error)
-            self.error, self.traceback = error, error.__traceback__
+            self.error, self.traceback, self.result = error, error.__traceback__, _ABSENT
             raise
         return result
 
@@ -346,6 +406,12 @@ class _AwaitedCall(_Call):
         if self.error is None and self.result is _ABSENT:
             return await self.__wrapped__(*args, **kwargs)
         return _Call.outcome(self, args, kwargs)
+
+
+def _value_of(answer: object) -> Any:
+    if type(answer) is Answer:
+        return answer.value
+    raise TypeError(f"returned neither what the wrapped function has returned nor an Answer, but {type(answer)}")
 
 
 _KINDS: dict[str, Kind] = {"around": _around, "before": _before, "within": _within}
@@ -359,7 +425,7 @@ def _nothing_around(wrapped: Function, _instance: Any, args: Any, kwargs: Any) -
     return wrapped(*args, **kwargs)
 
 
-def _dress(replacement: Any, function: Function, interceptor: object) -> None:
+def _dress(replacement: Any, function: Function, interceptor: object, replaced: object) -> None:
     """Give the replacement what can be seen of the original; `__wrapped__` lets `inspect.signature` find the rest."""
     # Since 3.14 annotations are evaluated when they are asked for, which fails where a name is for type checkers only.
     annotations = "__annotate__" if getattr(function, "__annotate__", None) is not None else "__annotations__"
@@ -370,4 +436,6 @@ def _dress(replacement: Any, function: Function, interceptor: object) -> None:
     for name, value in getattr(function, "__dict__", {}).items():
         replacement.__dict__.setdefault(name, value)
     replacement.__wrapped__ = function
+    replacement.__sw_itself__ = replacement
     replacement.__sw_interceptor__ = interceptor
+    replacement.__sw_replaced__ = replaced

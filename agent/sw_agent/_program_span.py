@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from ._config import Config
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 CARRIER = ("traceparent", "tracestate", "baggage")
 
 _span: Span | None = None
+_context: Context | None = None
+_handed_down: dict[str, tuple[str, str | None]] = {}  # variable: what it is, and was
 
 
 def start(config: Config) -> None:
     """Start the span, child of the one in TRACEPARENT if there is one, and make it current for the main thread."""
-    global _span
+    global _span, _context
     if _span is not None or _command.module_of_multiprocessing(sys.orig_argv) or not _is_main_interpreter():
         return  # in a spawned worker, a fork server or a pool's interpreter the context comes with the work
     from opentelemetry.trace import set_span_in_context
@@ -45,10 +48,12 @@ def start(config: Config) -> None:
 
     inherited = ContextCarrier({name: os.environ.get(name.upper(), "") for name in CARRIER}).extract_w3c()
     _span = get_tracer("sw_agent.program").start_span(config.command, inherited.context)
-    context = set_span_in_context(_span, inherited.context)
+    _context = context = set_span_in_context(_span, inherited.context)
     set_current_context(context)
     for header, value in ContextCarrier.inject_w3c(ContextSnapshot(context)).items():
-        os.environ[header.upper()] = value
+        variable = header.upper()
+        _handed_down[variable] = value, os.environ.get(variable)
+        os.environ[variable] = value
     _lifecycle.before_end(end)
     _sigterm.catch(always=True)
     _lifecycle.when_forked(_forget)
@@ -78,6 +83,28 @@ def end(error: BaseException | None = None) -> None:
 
         record_error(span, error)
     span.end()
+
+
+def release() -> None:
+    """Take the span out of the environment, and out of what is current where this is called."""
+    global _context
+    import atexit
+
+    from .snapshot import current_context, set_current_context
+
+    atexit.unregister(end)
+    for variable, (value, before) in _handed_down.items():
+        if os.environ.get(variable) == value:
+            if before is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = before
+    _handed_down.clear()
+    context, _context = _context, None
+    if context is not None and current_context() is context:
+        from opentelemetry.context import Context
+
+        set_current_context(Context())
 
 
 def _forget() -> None:

@@ -41,6 +41,8 @@ def configure(config: Config) -> None:
 
 def opentelemetry_arrived(module: ModuleType) -> None:
     """Make the provider: `opentelemetry.trace` has been imported."""
+    if _config is None:
+        return
     _set_tracer_provider.install(module)
     if not _is_being_imported("opentelemetry.sdk.trace"):
         _provide(module)
@@ -177,6 +179,38 @@ def _adopt(provider: Any) -> None:
     _ours.hand_over(provider)
     if (program_span := sys.modules.get("sw_agent._program_span")) is not None:
         program_span.hand_over(provider)
+
+
+# The end of the agent in a program that goes on
+
+
+def release() -> None:
+    """Give the program back what it would have without the agent: its own provider, or none, and tracers of that."""
+    global _config
+    _config = None
+    for patch in (_set_tracer_provider, *_patches_of_sdk):
+        patch.uninstall()
+    _patches_of_sdk.clear()
+    _tracers.clear()
+    if _ours is not None:
+        if _trace_module()._TRACER_PROVIDER is _ours:
+            _trace_module()._TRACER_PROVIDER = None
+        _ours.release()
+
+
+def starve() -> None:
+    """Take the pipeline, which has ended, out of all providers."""
+    for provider in _fed:
+        processors = provider._active_span_processor
+        with processors._lock:
+            processors._span_processors = tuple(
+                processor for processor in processors._span_processors if processor is not _lifecycle.pipeline
+            )
+    _fed.clear()
+
+
+def _trace_module() -> Any:
+    return sys.modules["opentelemetry.trace"]
 
 
 # A forked process

@@ -6,7 +6,7 @@ import _thread
 from weakref import WeakSet
 
 from opentelemetry.sdk.trace import Tracer, TracerProvider, _Span
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, ProxyTracerProvider, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from . import _ids
@@ -126,6 +126,16 @@ class AgentProvider(TracerProvider):
             tracer.id_generator = successor.id_generator
             tracer.span_processor = successor._active_span_processor
             tracer._span_limits = successor._span_limits
+
+    def release(self) -> None:
+        """Make the tracers that were handed out, and will be, those that the API has for a program without an agent."""
+        self._successor = ProxyTracerProvider()
+        for tracer in list(self._handed_out):
+            scope = tracer._instrumentation_scope
+            without_agent = self._successor.get_tracer(scope.name, scope.version, scope.schema_url, scope.attributes)
+            # What is just starting a span still finds what it had.
+            vars(tracer).update(vars(without_agent))
+            tracer.__class__ = type(without_agent)
 
     def renew(self) -> None:
         """Become the provider of a forked child: other locks, another pid, another instance."""

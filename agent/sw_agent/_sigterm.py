@@ -163,6 +163,15 @@ def pause() -> None:
             contain("letting go of SIGTERM", error)
 
 
+def release() -> None:
+    """Leave SIGTERM to the program for good."""
+    global _flush, wanted, _always
+    for patch in (_raised, _sent_to_itself, _set_by_the_program):
+        patch.uninstall()
+    _flush, wanted, _always = None, False, False  # `catch` does nothing from now on
+    pause()
+
+
 def stand_aside() -> None:
     """Let it do so over a fork, lest the child write into its parent's pipe, until `come_back` or the next span."""
     global wanted, _wanted_before_fork

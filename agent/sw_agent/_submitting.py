@@ -7,19 +7,20 @@ current they look at the context and call nothing. Handing work to a thread pool
 from __future__ import annotations
 
 from . import snapshot
-from ._containment import contain, hide_frame
+from ._containment import hide_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ._patching import Failed
     from .plugin import Plugin
 
     Function = Callable[..., Any]
 
 
-def capturing(plugin: Plugin, target: str, original: Function, interceptor: Function, is_method: bool) -> Function:
+def capturing(plugin: Plugin, failed: Failed, original: Function, interceptor: Function, is_method: bool) -> Function:
     """Return a wrapper that calls the interceptor with a snapshot before the original; see `Plugin.capture`."""
     stopped = False
 
@@ -28,14 +29,17 @@ def capturing(plugin: Plugin, target: str, original: Function, interceptor: Func
         if (context or plugin.captures_always) and not stopped:
             try:
                 captured = snapshot.ContextSnapshot(context) if plugin.only_restores else plugin.captured()
-                if captured is None:
-                    pass
-                elif not is_method:
-                    args, kwargs = interceptor(captured, None, args, kwargs) or (args, kwargs)
-                elif args and (changed := interceptor(captured, args[0], args[1:], kwargs)):
-                    args, kwargs = (args[0], *changed[0]), changed[1]
+                if captured is None or (is_method and not args):
+                    changed = None
+                elif is_method:
+                    changed = interceptor(captured, args[0], args[1:], kwargs.copy())
+                else:
+                    changed = interceptor(captured, None, args, kwargs.copy())
+                if changed:
+                    positional, keywords = changed
+                    args, kwargs = args[:is_method] + positional, dict(**keywords)  # what is no call raises here
             except Exception as error:
-                contain(target, error)
+                failed(error)
         try:
             return original(*args, **kwargs)
         except BaseException as error:
@@ -50,7 +54,7 @@ def capturing(plugin: Plugin, target: str, original: Function, interceptor: Func
     return wrapper
 
 
-def hanging(plugin: Plugin, target: str, original: Function, interceptor: Function, _is_method: bool) -> Function:
+def hanging(plugin: Plugin, failed: Failed, original: Function, interceptor: Function, _is_method: bool) -> Function:
     """Return a wrapper that hangs the current context on the item which the original has made; see `Plugin.carry`."""
 
     def ask(item: Any) -> None:
@@ -62,10 +66,10 @@ def hanging(plugin: Plugin, target: str, original: Function, interceptor: Functi
         source = source.replace("if sw_context:", "if True:")
     if not plugin.only_restores:
         source = source.replace("{instance}._sw_context = sw_context", "sw_ask({instance})")
-    return _compiled(source, original, sw_ask=ask, sw_contain=contain, sw_target=target)
+    return _compiled(source, original, sw_ask=ask, sw_failed=failed)
 
 
-def carrying(_target: str, original: Function, _interceptor: object, _is_method: bool) -> Function:
+def carrying(_failed: Failed, original: Function, _interceptor: object, _is_method: bool) -> Function:
     """Return a wrapper that calls a method in the context that was hung on its instance; see `Plugin.carry`."""
     return _compiled(_RESTORING, original, sw_restored_elsewhere=_restored_elsewhere)
 
@@ -93,7 +97,7 @@ def wrapper({parameters}):
         try:
             {instance}._sw_context = sw_context
         except Exception as sw_error:
-            sw_contain(sw_target, sw_error)
+            sw_failed(sw_error)
     return sw_result
 """
 

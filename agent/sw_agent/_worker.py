@@ -7,7 +7,6 @@ tracebacks. The queues are the places where an item's context begins and ends.
 
 from __future__ import annotations
 
-from ._containment import contain
 from ._hop import NOTHING
 
 TYPE_CHECKING = False
@@ -35,7 +34,7 @@ class Inbox:
         function_of: Callable[[Any], object],
     ) -> None:
         self._queue = queue
-        self._plugin = plugin
+        self.plugin = plugin
         self._snapshot_of = snapshot_of
         self._function_of = function_of
         self._hop: Hop = NOTHING
@@ -49,11 +48,11 @@ class Inbox:
         item = self._queue.get(*args, **kwargs)
         try:
             if item is not None:
-                hop = self._plugin.resume(self._snapshot_of(item), self._function_of(item))
+                hop = self.plugin.resume(self._snapshot_of(item), self._function_of(item))
                 hop.enter()
                 self._hop = hop
         except Exception as error:
-            contain(f"plugin {self._plugin.name}: an item's context", error)
+            self.plugin.contain("an item's context", error)
         return item
 
     def leave(self, error: BaseException | None = None) -> None:
@@ -83,6 +82,6 @@ class Outbox:
         try:
             error = self._error_of(result)
         except Exception as failure:
-            contain("a worker's result", failure)
+            self._inbox.plugin.contain("a worker's result", failure)
         self._inbox.leave(error)
         self._queue.put(result, *args, **kwargs)

@@ -162,6 +162,14 @@ def _readable(value: str) -> str:
     return ",".join(members)
 
 
+_QUIET = (
+    "opentelemetry.baggage",
+    "opentelemetry.baggage.propagation",
+    "opentelemetry.trace.propagation.tracecontext",
+    "opentelemetry.trace.span",
+)
+
+
 def _keep_quiet() -> None:
     """Hold back what OpenTelemetry logs about malformed headers while they are read here.
 
@@ -169,8 +177,19 @@ def _keep_quiet() -> None:
     """
     import logging
 
-    for name in ("baggage", "baggage.propagation", "trace.propagation.tracecontext", "trace.span"):
-        logging.getLogger(f"opentelemetry.{name}").addFilter(_is_not_reading)
+    for name in _QUIET:
+        logging.getLogger(name).addFilter(_is_not_reading)
+
+
+def release() -> None:
+    """Let OpenTelemetry log again what it logs, until a carrier is used again."""
+    global _w3c_propagator
+    if _w3c_propagator is not None:
+        import logging
+
+        _w3c_propagator = None
+        for name in _QUIET:
+            logging.getLogger(name).removeFilter(_is_not_reading)
 
 
 def _is_not_reading(_record: object) -> bool:

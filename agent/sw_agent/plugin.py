@@ -17,9 +17,10 @@ A plugin is one file that describes one library: how work travels in it, and whe
 from __future__ import annotations
 
 import sys
+from itertools import count
 
 from . import _imports, _provider
-from ._containment import contain
+from ._containment import contain, say
 from ._hop import (
     NOTHING,
     Hop,
@@ -30,7 +31,7 @@ from ._hop import (
     mark_failed,
     record_error,
 )
-from ._patching import Default, Hook, Patch, TargetNotFoundError
+from ._patching import Answer, Default, Hook, Patch, TargetNotFoundError
 from ._provider import set_attributes
 from ._submitting import capturing, carrying, detaching, hanging
 from ._worker import Inbox, Outbox
@@ -54,6 +55,7 @@ __all__ = [
     "PROPAGATION",
     "RELATION",
     "SPANS",
+    "Answer",
     "ContextSnapshot",
     "Detached",
     "DottedNames",
@@ -65,7 +67,6 @@ __all__ = [
     "Plugin",
     "capture_if_active",
     "child_ending",
-    "contain",
     "inside",
     "is_failure",
     "is_installed",
@@ -126,6 +127,7 @@ def relations(choices: Sequence[str], example: str, help: str) -> Option:
     return Option("relations", [], help, check=check)
 
 
+MOST_FAILURES = 100  # of one plugin in one process, with which it is switched off
 _installed: dict[str, Plugin] = {}
 
 
@@ -145,6 +147,7 @@ class Plugin:
         self.requires = requires
         self.settings: Mapping[str, Any] = {option.name: option.default for option in self.options}
         self.patches: list[Patch | Default | Hook] = []
+        self._failures = count(1)
         self._set({})
 
     def intercept(self, target: str, *, optional: bool = False, when: str = "") -> Callable[[F], F]:
@@ -152,7 +155,8 @@ class Plugin:
 
         The interceptor is called with `(wrapped, instance, args, kwargs)`: it calls `wrapped(*args, **kwargs)` and
         returns what that returns. `wrapped` is bound already; `instance` is None for a function. Around a coroutine
-        function it is a coroutine function itself and awaits `wrapped(...)`. What it raises of its own is contained.
+        function it is a coroutine function itself and awaits `wrapped(...)`. What it raises of its own is contained; so
+        is that it returns something else, which the program does not get: only the `value` of an `Answer`.
         An `optional` target may be missing in some versions of the library. `when` names an option without which the
         function is left as it is.
         """
@@ -228,7 +232,7 @@ class Plugin:
         return register
 
     def _add(self, target: str, interceptor: object, kind: str | Kind, optional: bool = False, when: str = "") -> None:
-        self.patches.append(Patch(target, interceptor, kind, optional=optional, when=when))
+        self.patches.append(Patch(target, interceptor, kind, optional=optional, when=when, contain=self.contain))
 
     @property
     def installed(self) -> bool:
@@ -246,19 +250,45 @@ class Plugin:
         if self.name in _installed:
             raise ValueError(f"a plugin named {self.name!r} is installed already")
         self._set(settings or {})
+        self._failures = count(1)
         _installed[self.name] = self
         for module in dict.fromkeys(patch.module for patch in self.patches):
             _imports.when_imported(module, self._module_arrived)
 
     def uninstall(self) -> None:
-        """Restore every patched object to the very object it was, and every setting to its default."""
-        if not self.installed:
+        """Restore every patched object to the very object it was, and every setting to its default.
+
+        Any thread may call it, also from within an interceptor. Calls and pieces of work that are under way end well.
+        """
+        if not self.installed or _installed.pop(self.name, None) is not self:  # two threads may be here at once
             return
-        del _installed[self.name]
         for patch in reversed(self.patches):
             _imports.forget(patch.module, self._module_arrived)
-            patch.uninstall()
+            self._take_out(patch)
         self._set({option.name: option.default for option in self.options})
+
+    def _take_out(self, patch: Patch | Default | Hook) -> None:
+        try:
+            patch.uninstall()
+        except Exception as error:
+            contain(f"plugin {self.name}: taking out {patch.target}", error)
+
+    def contain(self, place: str, error: BaseException) -> None:
+        """Let a failure of the plugin end here: it is counted, and said when it is the first one at `place`.
+
+        All that interceptors raise comes here by itself. A plugin that has failed `MOST_FAILURES` times is uninstalled.
+        """
+        contain(f"plugin {self.name}: {place}", error)
+        if next(self._failures) == MOST_FAILURES and self.installed:
+            self._switch_off()
+
+    def _switch_off(self) -> None:
+        from . import _bootstrap
+
+        self.uninstall()
+        why = f"it has failed {MOST_FAILURES} times"
+        _bootstrap.plugin_states[self.name] = f"switched off: {why}"
+        say(f"plugin {self.name} is switched off: {why}")
 
     def _set(self, settings: Mapping[str, Any]) -> None:
         self.settings = {**self.settings, **settings}
@@ -302,6 +332,8 @@ class Plugin:
                     contain(f"plugin {self.name}: {patch.target}", error)
             except Exception as error:
                 contain(f"plugin {self.name}: {patch.target}", error)
+            if not self.installed:  # it has been uninstalled meanwhile, by another thread
+                self._take_out(patch)
 
     def resume(self, snapshot: ContextSnapshot | None, function: object = None) -> Hop:
         """Return a context manager inside which a piece of work runs that was submitted with `snapshot`.
@@ -383,6 +415,11 @@ class Detached:
 
 MOST_REMEMBERED = 1024  # modules
 _NAMED_BY_THEMSELVES = frozenset((type, type(function_name), type(NOTHING.enter), type(len)))
+
+
+def all_installed() -> list[Plugin]:
+    """Return the plugins that are installed, in the order in which they were."""
+    return list(_installed.values())
 
 
 def is_installed(name: str) -> bool:

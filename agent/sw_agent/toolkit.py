@@ -1,4 +1,4 @@
-"""`@trace`, `trace_id()`, `tag()` and `follows_from()`: usable, and doing nothing, where no agent runs."""
+"""`@trace`, `trace_id()`, `tag()`, `follows_from()`, `uninstall()`: usable, and doing nothing, where no agent runs."""
 
 from __future__ import annotations
 
@@ -79,6 +79,21 @@ def follows_from(snapshot: ContextSnapshot) -> None:
     span = _current_span()
     if span is not None and (link := snapshot.link()) is not None:
         span.add_link(link.context)
+
+
+def uninstall() -> None:
+    """Take the agent out of this process: what was recorded leaves, and the program goes on as if there were no agent.
+
+    Every function and every object that the agent has replaced is again the very one that it was; calls, tasks and
+    requests that are under way end well. Spans that are open leave as incomplete. It takes as long as sending does,
+    at most `exit_timeout`; processes that are started later have no agent, but those of a fork server that is running.
+    """
+    from . import _bootstrap
+
+    if _bootstrap.is_running():
+        from ._uninstall import uninstall
+
+        uninstall()
 
 
 def _current_span() -> Span | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from time import perf_counter_ns, time_ns
 
-from sw_agent.plugin import Entry, Plugin, inside, mark_failed, set_attributes
+from sw_agent.plugin import NOTHING, Entry, Plugin, inside, mark_failed, set_attributes
 from sw_agent.snapshot import capture, current_context
 
 TYPE_CHECKING = False
@@ -71,15 +71,14 @@ class TaskSpan:
         return Entry(self._context)
 
     def step(self, task: Any, callback: Callable[..., Any], args: tuple[Any, ...], ready: int) -> None:
-        """Run a step of the task that was ready at that time, of `perf_counter_ns`."""
+        """Run a step of the task that was ready at that time, of `perf_counter_ns`; it runs whatever fails here."""
         begun = perf_counter_ns()
-        if not self._started:
-            entry = self.start(given_name(task), task.get_coro())
-        else:
-            entry = Entry(self._context)
-            if self._steps < 2 and self._span is not None and (name := given_name(task)) is not None:
-                self._span.update_name(name)  # an eager task's, or a factory's, is given after the task has begun
-        entry.enter()
+        entry: Entry = NOTHING
+        try:
+            entry = self._entry_of_step(task)
+            entry.enter()
+        except Exception as error:
+            self._plugin.contain("the begin of a task's step", error)
         try:
             callback(*args)
         finally:
@@ -88,6 +87,13 @@ class TaskSpan:
             self.count(perf_counter_ns() - begun, begun - ready)
             if task.done():
                 self.end(None if task.cancelled() else task._exception)  # `exception()` would count as retrieving it
+
+    def _entry_of_step(self, task: Any) -> Entry:
+        if not self._started:
+            return self.start(given_name(task), task.get_coro())
+        if self._steps < 2 and self._span is not None and (name := given_name(task)) is not None:
+            self._span.update_name(name)  # an eager task's, or a factory's, is given after the task has begun
+        return Entry(self._context)
 
     def count(self, busy: int, waited: int = 0) -> None:
         """Count a step that took that long after having waited that long, in nanoseconds."""
@@ -104,14 +110,17 @@ class TaskSpan:
         span, self._span, self._context = self._span, None, None
         if span is None:
             return
-        if span.is_recording():
-            set_attributes(
-                span,
-                {"sw.steps": self._steps, "sw.busy_ms": self._busy / 1e6, "sw.wait_ms": self._waited / 1e6},
-            )
-            if error is not None:
-                mark_failed(span, error)
-        span.end()
+        try:
+            if span.is_recording():
+                set_attributes(
+                    span,
+                    {"sw.steps": self._steps, "sw.busy_ms": self._busy / 1e6, "sw.wait_ms": self._waited / 1e6},
+                )
+                if error is not None:
+                    mark_failed(span, error)
+            span.end()
+        except Exception as failure:
+            self._plugin.contain("the end of a task's span", failure)
 
 
 class Step:

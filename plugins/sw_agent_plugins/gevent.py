@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from types import MethodType
 
-from sw_agent.plugin import PROPAGATION, ContextSnapshot, DottedNames, Hop, Plugin, contain
+from sw_agent.plugin import PROPAGATION, ContextSnapshot, DottedNames, Hop, Plugin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,14 +48,28 @@ def follow_greenlets(module: ModuleType) -> Callable[[], None]:
     """Ask to be told of each greenlet that starts, and put in the class whose methods can be replaced."""
     compiled: Any = module.Greenlet
     kept = {name: getattr(compiled, name) for name in ("__doc__", "__module__", "__qualname__")}
-    module.Greenlet = type("Greenlet", (compiled,), {"__slots__": (), **kept})  # type: ignore[attr-defined]
+    followed: Any = type("Greenlet", (compiled,), {"__slots__": (), **kept})
+    module.Greenlet = followed  # type: ignore[attr-defined]
     compiled.add_spawn_callback(start_in_context_of_spawner)
 
     def undo() -> None:
         compiled.remove_spawn_callback(start_in_context_of_spawner)
-        module.Greenlet = compiled  # type: ignore[attr-defined]
+        for name, loaded in list(sys.modules.items()):
+            if name.partition(".")[0] == "gevent":
+                _put_back(loaded, followed, compiled)
+        if (pool := sys.modules.get("gevent.pool")) is not None:
+            _put_back(pool.Group, followed, compiled)
 
     return undo
+
+
+def _put_back(place: Any, followed: Any, compiled: Any) -> None:
+    """Put the compiled class where a module or a class has bound the other one, or a method of that."""
+    for name, value in list(vars(place).items()):
+        if value is followed:
+            setattr(place, name, compiled)
+        elif type(value) is MethodType and value.__self__ is followed:
+            setattr(place, name, getattr(compiled, value.__name__))
 
 
 def start_in_context_of_spawner(greenlet: Any) -> None:
@@ -64,7 +79,7 @@ def start_in_context_of_spawner(greenlet: Any) -> None:
         if snapshot is not None and _spawner() not in NOT_WORK:
             _give(snapshot, greenlet, getattr(greenlet, "_run", None), partial(_run, snapshot))
     except Exception as error:
-        contain("plugin gevent: the start of a greenlet", error)
+        plugin.contain("the start of a greenlet", error)
 
 
 @plugin.intercept("gevent.hub:spawn_raw")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-from sw_agent.plugin import Option, Plugin, service_name
+from sw_agent.plugin import Answer, Option, Plugin, service_name
 from sw_agent.snapshot import current_context
 
 TYPE_CHECKING = False
@@ -94,7 +94,9 @@ def format_as_asked(
     formatter = _formatter_to_replace(handler, record)
     if formatter is None:
         return wrapped(*args, **kwargs)
-    return _as_json(formatter, record) if settings["json"] else _like(formatter, settings["format"]).format(record)
+    if settings["json"]:
+        return Answer(_as_json(formatter, record))
+    return Answer(_like(formatter, settings["format"]).format(record))
 
 
 def _formatter_to_replace(handler: Handler, record: LogRecord) -> Formatter | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import inspect
 import logging
 import pickle
 import sys
+import threading
 import traceback
 import weakref
 from types import ModuleType
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 
 from sw_agent import _containment
-from sw_agent._patching import Patch, TargetNotFoundError
+from sw_agent._patching import Answer, Patch, TargetNotFoundError
 
 SOURCE = '''
 import math
@@ -238,6 +240,39 @@ def test_two_interceptors_at_one_function_come_out_one_by_one(library: Any) -> N
     assert library.function is original
 
 
+def test_interceptors_that_come_out_in_the_order_they_went_in_leave_the_very_object(library: Any) -> None:
+    original = library.function
+    patches = [patched(library, "function", lambda *_: None, kind) for kind in ("before", "before", "before")]
+    for patch in patches:
+        patch.uninstall()
+    assert library.function is original
+
+
+def test_a_wrapper_that_copies_all_attributes_of_a_patched_function_is_somebody_elses(library: Any) -> None:
+    first = patched(library, "function")
+
+    @functools.wraps(library.function)
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return theirs.__wrapped__(*args, **kwargs)
+
+    library.function = theirs
+    second = patched(library, "function", lambda *_: None, "before")
+    first.uninstall()
+    second.uninstall()
+    assert library.function is theirs
+    assert library.function(1) == (1, 2, 3)
+
+
+def test_a_coroutine_function_that_somebody_else_has_wrapped_is_intercepted_as_one(library: Any) -> None:
+    async def add_one(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        return await wrapped(args[0] + 1)
+
+    coroutine = library.coroutine
+    library.coroutine = lambda *args: coroutine(*args)
+    patched(library, "coroutine", add_one)
+    assert asyncio.run(library.coroutine(1)) == 2
+
+
 def test_a_target_that_is_missing_or_no_function_is_refused(library: Any) -> None:
     for path in ("missing", "Missing.method", "Library.missing"):
         with pytest.raises(TargetNotFoundError, match=f"library:{path} does not exist"):
@@ -350,8 +385,146 @@ def test_no_frame_of_the_agent_is_in_the_programs_tracebacks(library: Any, kind:
 
 
 def test_an_interceptor_may_answer_in_the_place_of_the_function(library: Any) -> None:
-    patched(library, "function", lambda *_: "instead")
+    async def answer(*_: Any) -> Answer:
+        return Answer("instead")
+
+    patched(library, "function", lambda *_: Answer("instead"))
+    patched(library, "coroutine", answer)
     assert library.function(1) == "instead"
+    assert asyncio.run(library.coroutine(1)) == "instead"
+
+
+class FalseToo:
+    def __bool__(self) -> bool:
+        raise LookupError("is it true?")
+
+
+NO_ANSWERS: list[Any] = [5, (), (1, 2, 3), "two", object(), FalseToo(), None, lambda: None]
+
+
+@pytest.mark.parametrize("calls", ["before it is called", "after it was called"])
+@pytest.mark.parametrize("path", ["function", "Library.method", "coroutine"])
+def test_what_an_interceptor_returns_that_the_function_has_not_returned_is_no_result(
+    library: Any, agent_errors: list[logging.LogRecord], path: str, calls: str
+) -> None:
+    answers = iter(NO_ANSWERS)
+    ran: list[int] = []
+
+    def interceptor(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        if calls == "after it was called":
+            wrapped(*args, **kwargs)
+        return next(answers)
+
+    async def of_coroutine(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+        if calls == "after it was called":
+            await wrapped(*args, **kwargs)
+        return next(answers)
+
+    instance = library.Library()
+    call = {
+        "function": lambda: library.function(1),
+        "Library.method": lambda: (*instance.method(1)[1:], 3),
+        "coroutine": lambda: (asyncio.run(library.coroutine(1)), 2, 3),
+    }[path]
+    patched(library, path, lambda *_: ran.append(1), "before")
+    patched(library, path, of_coroutine if path == "coroutine" else interceptor)
+    for _ in NO_ANSWERS:
+        assert call() == (1, 2, 3)
+    assert len(ran) == _containment.failures[f"library:{path}"] == len(NO_ANSWERS)
+    assert len(contained(agent_errors)) == 1
+
+
+def test_an_interceptor_that_keeps_an_error_to_itself_has_not_handled_it(
+    library: Any, agent_errors: list[logging.LogRecord]
+) -> None:
+    def swallow(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> None:
+        with contextlib.suppress(ValueError):
+            wrapped(*args, **kwargs)
+
+    patched(library, "fail", swallow)
+    with pytest.raises(ValueError, match="of the program"):
+        library.fail(ValueError("of the program"))
+    assert len(contained(agent_errors)) == 1
+
+
+NO_CALLS: list[Any] = [
+    *(5, object(), (1, 2, 3), "two", FalseToo(), (5, 5), ((1,), None), ((1,), 5), ("a", {}), ([1], {}), (None, {})),
+    *(((1,), {1: 2}), ((1,), object()), ((1,), [("b", 2)])),
+]
+
+
+@pytest.mark.parametrize("path", ["function", "Library.method"])
+def test_what_runs_before_and_returns_no_call_changes_nothing(
+    library: Any, agent_errors: list[logging.LogRecord], path: str
+) -> None:
+    answers = iter(NO_CALLS)
+    patched(library, path, lambda *_: next(answers), "before")
+    instance = library.Library()
+    for _ in NO_CALLS:
+        result = library.function(1, b=4) if path == "function" else (*instance.method(1, b=4)[1:], 3)
+        assert result == (1, 4, 3)
+    assert _containment.failures == {f"library:{path}": len(NO_CALLS)}
+    assert len(contained(agent_errors)) == 1
+
+
+@pytest.mark.parametrize("kind", ["around", "before"])
+def test_the_arguments_of_the_program_stay_what_they_are_where_an_interceptor_fails(
+    library: Any, agent_errors: list[logging.LogRecord], kind: str
+) -> None:
+    def change_and_fail(*arguments: Any) -> None:
+        arguments[-1].update(b=9, d=9)
+        raise LookupError
+
+    patched(library, "function", change_and_fail, kind)
+    assert library.function(1, b=4) == (1, 4, 3)
+    contained(agent_errors)
+
+
+@pytest.mark.parametrize("entered", NO_ANSWERS)
+def test_what_cannot_be_left_is_no_harm(library: Any, agent_errors: list[logging.LogRecord], entered: Any) -> None:
+    patched(library, "divide_later", lambda *_: entered, "within")
+    assert asyncio.run(library.divide_later(4, 2)) == 2
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(library.divide_later(1, 0))
+    assert len(contained(agent_errors)) == (entered is not None)
+
+
+class Unspeakable(Exception):
+    """It raises whatever is asked of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ValueError(name)
+
+    def __str__(self) -> str:
+        raise ValueError("text")
+
+
+@pytest.mark.parametrize("kind", [Unspeakable, StopIteration, StopAsyncIteration, RecursionError, MemoryError])
+def test_odd_errors_of_interceptors_are_contained_and_said_too(
+    library: Any, agent_errors: list[logging.LogRecord], kind: type[Exception]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise kind
+
+    async def fail_later(*_: Any) -> None:
+        raise kind
+
+    patched(library, "function", fail)
+    patched(library, "same", fail, "before")
+    patched(library, "coroutine", fail_later)
+    assert library.function(1) == library.same(1) == (1, 2, 3)
+    assert asyncio.run(library.coroutine(1)) == 1
+    assert {message.partition(" ")[0] for message in contained(agent_errors)} == set(_containment.failures)
+
+
+def test_a_failure_in_many_threads_at_once_is_said_once(library: Any, agent_errors: list[logging.LogRecord]) -> None:
+    patched(library, "function", raise_before)
+    threads = [threading.Thread(target=lambda: [library.function(1) for _ in range(20)]) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(contained(agent_errors)) == 1
 
 
 def test_a_patched_function_of_c_is_pickled_by_its_name() -> None:

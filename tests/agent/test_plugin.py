@@ -14,8 +14,8 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.trace import StatusCode
 
-from sw_agent import _imports, snapshot
-from sw_agent.plugin import NOTHING, PROPAGATION, Option, Plugin, is_installed
+from sw_agent import _bootstrap, _imports, snapshot
+from sw_agent.plugin import MOST_FAILURES, NOTHING, PROPAGATION, Option, Plugin, is_installed
 from sw_agent.testing import installed, recorded_spans
 
 SOURCE = """
@@ -394,3 +394,152 @@ def test_imports_are_watched_without_changing_the_module(plugin: Plugin, name: s
     assert "exec_module" not in vars(loaded.__spec__.loader)
     assert loaded.__loader__ is loaded.__spec__.loader
     assert _imports._finder in sys.meta_path
+
+
+# A plugin that misbehaves
+
+
+def test_a_capture_that_returns_no_call_changes_nothing(
+    plugin: Plugin, name: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    answers: list[Any] = [5, object(), (1, 2, 3), (5, 5), ((1,), None), ((1,), {1: 2}), ([1], {}), "ab"]
+    for target in (f"{name}:submit", f"{name}:Job.__init__"):
+        pending = iter(answers)
+        plugin.capture(target)(lambda *_, pending=pending: next(pending))
+    plugin.install()
+    with span():
+        for _ in answers:
+            assert library(name).submit(print, 1).args == (1,)
+    assert len(agent_errors) == 2
+    agent_errors.clear()
+
+
+def test_a_carry_that_fails_leaves_the_item_as_it_is(
+    plugin: Plugin, name: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    plugin.carry(f"{name}:Job", made="__init__", run="run")(lambda *_: 1 / 0)
+    plugin.install({"spans": True})
+    with span():
+        assert library(name).submit(lambda: 7).run().result == 7
+    assert len(agent_errors) == 1
+    agent_errors.clear()
+
+
+@pytest.mark.parametrize("undo", [None, 5, lambda: 1 / 0])
+def test_a_hook_that_cannot_be_undone_is_said_and_the_rest_comes_out(
+    plugin: Plugin, name: str, agent_errors: list[logging.LogRecord], undo: Any
+) -> None:
+    loaded = library(name)
+    original = loaded.submit
+    plugin.before(f"{name}:submit")(lambda *_: None)
+    plugin.hook(name)(lambda _module: undo)
+    plugin.install()
+    assert loaded.submit is not original
+    plugin.uninstall()
+    assert loaded.submit is original
+    assert len(agent_errors) == 1
+    agent_errors.clear()
+
+
+def failing(plugin: Plugin, name: str) -> list[str]:
+    """Let the plugin fail whenever a job is submitted, and make a note of it when one runs."""
+    ran: list[str] = []
+    plugin.capture(f"{name}:submit")(lambda *_: 1 / 0)
+    plugin.intercept(f"{name}:Job.run")(lambda wrapped, _job, args, kwargs: ran.append("job") or wrapped())
+    plugin.install()
+    return ran
+
+
+def messages(agent_errors: list[logging.LogRecord]) -> list[str]:
+    found = [record.getMessage() for record in agent_errors]
+    agent_errors.clear()
+    return found
+
+
+def test_a_plugin_that_keeps_failing_is_switched_off_and_that_is_said_once(
+    plugin: Plugin, name: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    loaded = library(name)
+    before = loaded.submit, loaded.Job.run
+    ran = failing(plugin, name)
+    jobs = []
+    with span():
+        for number in range(2 * MOST_FAILURES):
+            assert plugin.installed == (number < MOST_FAILURES)
+            jobs.append(loaded.submit(lambda number=number: number))
+    assert [job.run().result for job in jobs] == list(range(2 * MOST_FAILURES))
+    assert ran == []
+    assert (loaded.submit, loaded.Job.run) == before
+    assert messages(agent_errors) == [
+        f"plugin library: {name}:submit failed; the program goes on without it",
+        f"plugin library is switched off: it has failed {MOST_FAILURES} times",
+    ]
+    assert "switched off" in _bootstrap.plugin_states.pop("library")
+
+
+def test_so_it_is_where_it_fails_in_many_threads_at_once(
+    plugin: Plugin, name: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    loaded = library(name)
+    failing(plugin, name)
+    together = threading.Barrier(8)
+
+    def submit() -> None:
+        together.wait()
+        with span():
+            results.extend(loaded.submit(int).run().result for _ in range(MOST_FAILURES))
+
+    results: list[int] = []
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [0] * (8 * MOST_FAILURES)
+    assert len(messages(agent_errors)) == 2
+    assert not is_installed("library")
+    _bootstrap.plugin_states.clear()
+
+
+def test_a_plugin_that_is_installed_again_is_counted_anew(
+    plugin: Plugin, name: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    loaded = library(name)
+    failing(plugin, name)
+    for _ in range(2):
+        plugin.install()
+        with span():
+            for _ in range(MOST_FAILURES - 1):
+                loaded.submit(print)
+        assert plugin.installed
+        plugin.uninstall()
+    assert len(messages(agent_errors)) == 1
+
+
+def test_what_was_handed_out_before_a_plugin_is_switched_off_goes_on_working(
+    plugin: Plugin, name: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    loaded = library(name)
+    carry(plugin, name)
+    failing(plugin, name)
+    submit, run = loaded.submit, loaded.Job.run
+    entered: list[Any] = []
+
+    def switch_off() -> int:
+        entered.append(current_name())
+        for _ in range(MOST_FAILURES):
+            submit(int)
+        entered.append(current_name())
+        return 7
+
+    with span("submitter"):
+        running, waiting = submit(switch_off), submit(int, "8")
+    with span("worker"):
+        assert running.run().result == 7  # within the very interceptors that go
+        assert entered == ["submitter", "submitter"]
+        assert not plugin.installed
+        assert run(waiting).result == 8
+        assert submit(int, "9").run().result == 9
+        assert current_name() == "worker"
+    messages(agent_errors)
+    _bootstrap.plugin_states.clear()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from launched import Launch
@@ -423,3 +424,36 @@ def test_a_wrong_relation_is_said_before_the_program_starts(entry: str, launch: 
     assert out == ""
     assert entry in err
     assert "PATTERN=link" in err
+
+
+class Failing(SpanProcessor):
+    """A processor of the program's that raises at the begin of one span, and at the end of the other."""
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if span.name == "fails to begin":
+            raise LookupError(span.name)
+
+    def on_end(self, span: Any) -> None:
+        if span.name == "fails to end":
+            raise LookupError(span.name)
+
+
+def test_a_task_runs_whose_span_cannot_begin_or_end(
+    run: Callable[[Awaitable[Any]], Any], agent_errors: list[logging.LogRecord]
+) -> None:
+    async def main() -> list[str | None]:
+        return await asyncio.gather(
+            *(asyncio.create_task(work(3), name=f"fails to {what}") for what in ("begin", "end"))
+        )
+
+    with installed(plugin, task_spans=True):
+        processors = trace.get_tracer_provider()._active_span_processor  # type: ignore[attr-defined]
+        before = processors._span_processors
+        processors.add_span_processor(Failing())
+        try:
+            around, own = run(main())
+        finally:
+            processors._span_processors = before
+    assert (around.rpartition(".")[2], own) == ("main", "fails to end")
+    assert len(agent_errors) == 2
+    agent_errors.clear()

@@ -83,19 +83,22 @@ class Pipeline:
         """Note the thread, and that the span began in this process."""
         self.books.started += 1
         self._open[span_id] = ref(span)
-        if not _sigterm.wanted and self._config.to:
-            _sigterm.catch()  # also after a fork
-        thread_id, thread_name = _current_thread()
         try:
-            # Past the lock and the checks of `set_attributes`, which take longer than all else here: nobody else has
-            # the span yet, and the values need no check.
-            bounded: Any = span._attributes
-            attributes = bounded._dict
-            if len(attributes) + 2 <= bounded.maxlen:  # what the program says of a span comes first
-                attributes["thread.id"] = thread_id
-                attributes["thread.name"] = thread_name
-        except (AttributeError, TypeError):  # another SDK's insides
-            span.set_attributes({"thread.id": thread_id, "thread.name": thread_name})
+            if not _sigterm.wanted and self._config.to:
+                _sigterm.catch()  # also after a fork
+            thread_id, thread_name = _current_thread()
+            try:
+                # Past the lock and the checks of `set_attributes`, which take longer than all else here: nobody else
+                # has the span yet, and the values need no check.
+                bounded: Any = span._attributes
+                attributes = bounded._dict
+                if len(attributes) + 2 <= bounded.maxlen:  # what the program says of a span comes first
+                    attributes["thread.id"] = thread_id
+                    attributes["thread.name"] = thread_name
+            except (AttributeError, TypeError):  # another SDK's insides
+                span.set_attributes({"thread.id": thread_id, "thread.name": thread_name})
+        except Exception as error:
+            contain("noting a span that begins", error)
 
     def _on_ending(self, span: Span) -> None:
         """Nothing: part of the interface since SDK 1.27."""
@@ -127,19 +130,29 @@ class Pipeline:
             books.queue_full += 1
         else:
             self._queue.append(span)
-            if not _sigterm.wanted:
-                _sigterm.catch()
-            self.worker.begin()
-            if waiting + 1 == self._batch_size:
-                self.worker.wake()
+            try:
+                if not _sigterm.wanted:
+                    _sigterm.catch()
+                self.worker.begin()
+                if waiting + 1 == self._batch_size:
+                    self.worker.wake()
+            except Exception as error:
+                contain("having a span sent", error)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send what has ended, as `TracerProvider.force_flush` asks."""
-        return self.flush(timeout_millis / 1000)
+        try:
+            return self.flush(timeout_millis / 1000)
+        except Exception as error:
+            contain("flushing", error)
+            return False
 
     def shutdown(self) -> None:
         """Send or keep what has ended. The pipeline goes on: other providers may feed it, and spans may be open."""
-        self._flush_or_keep(self._config.exit_timeout)
+        try:
+            self._flush_or_keep(self._config.exit_timeout)
+        except Exception as error:
+            contain("flushing", error)
 
     def flush(self, timeout: float) -> bool:
         """Send what has ended; return whether all of it left the queue within `timeout` seconds."""
