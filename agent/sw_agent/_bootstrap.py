@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _command, _config, _discovery, _imports, _log, snapshot
+from . import _command, _config, _discovery, _imports, _launchers, _log, snapshot
 from ._containment import contain
 
 TYPE_CHECKING = False
@@ -39,6 +39,7 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
         return
     config = loaded
     _log.configure(config.logging_level)
+    _launchers.be_hidden_by_none(argv)
     from . import _detaching, _lifecycle, _provider
 
     if config.logging_level == "DEBUG":

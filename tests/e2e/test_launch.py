@@ -15,7 +15,7 @@ import pytest
 
 from launched import SW_PYTHON, own_environ
 from sw_agent import _config_schema
-from sw_agent.cli.run import bootstrap_folder
+from sw_agent._launchers import bootstrap_folder
 from sw_agent.export.store import read_trace, read_traces
 
 BIN = Path(sys.executable).parent

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _config, _discovery
 from .._config_schema import KEYS
+from .._launchers import bootstrap_folder
 from ..export.secret_values import Values
 from . import _checks
 from .plugins import environment, state_of
-from .run import bootstrap_folder
 
 if TYPE_CHECKING:
     import argparse

@@ -9,6 +9,7 @@ import os
 import sys
 
 from .. import _command, _config, _discovery
+from .._launchers import bootstrap_folder, set_python_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,28 +213,6 @@ def prepare(environ: dict[str, str], config: Config, command: Sequence[str]) -> 
     if environ["SW_AGENT_COMMAND"] in UWSGI:
         environ.setdefault(*FORKS_AS_PYTHON_DOES)
     set_python_path(environ, bootstrap_folder())
-
-
-def set_python_path(environ: dict[str, str], first: str | None) -> None:
-    """Put the bootstrap folder first on PYTHONPATH, or take it off where a launcher around this one has put it."""
-    own = bootstrap_folder()
-    given = environ.get("PYTHONPATH")
-    folders = [folder for folder in given.split(os.pathsep) if folder != own] if given else []
-    if first is not None:
-        folders.insert(0, first)
-    if folders:
-        environ["PYTHONPATH"] = os.pathsep.join(folders)
-    elif given:
-        del environ["PYTHONPATH"]
-
-
-def bootstrap_folder() -> str:
-    """Return the folder of the agent's `sitecustomize`: in the package, or in the checkout of an editable install."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    installed = os.path.join(package, "_sitecustomize")
-    if os.path.isdir(installed):
-        return installed
-    return os.path.join(os.path.dirname(os.path.dirname(package)), "sitecustomize")
 
 
 def _execute(path: str, command: list[str], environ: dict[str, str]) -> int:

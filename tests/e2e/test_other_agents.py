@@ -1,0 +1,106 @@
+"""Another agent in the same program: its launcher, its patches, and this agent beside it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launched import SW_PYTHON, own_environ
+from sw_agent.export.store import read_trace, read_traces
+
+APP = """\
+import sys
+from opentelemetry import trace
+with trace.get_tracer("app").start_as_current_span("work"): pass
+print("other" in sys.modules, sys.modules.get("sitecustomize") is not None)
+"""
+# A launcher as other agents have them: a folder with a `sitecustomize` first on PYTHONPATH, then the program
+LAUNCHER = """\
+#!{python}
+import os, sys
+os.environ["PYTHONPATH"] = os.pathsep.join(["{folder}", os.environ.get("PYTHONPATH", "")])
+{execute}
+"""
+WAYS_TO_EXECUTE = {
+    "execl": "os.execl(sys.executable, sys.executable, *sys.argv[2:])",
+    "execvpe": "os.execvpe(sys.argv[1], sys.argv[1:], os.environ)",
+}
+OTHERS = {
+    "that runs no other sitecustomize": "import sys; sys.modules['other'] = sys",
+    "that imports the next one": """\
+import os, sys
+sys.path.remove(os.path.dirname(__file__))
+this = sys.modules.pop("sitecustomize")
+try:
+    import sitecustomize
+except ImportError:
+    sys.modules["sitecustomize"] = this
+sys.modules["other"] = this
+""",
+    "that loads the next one": """\
+import os, sys
+from importlib.machinery import PathFinder
+sys.path.remove(os.path.dirname(__file__))
+spec = PathFinder.find_spec("sitecustomize", path=sys.path)
+if spec is not None:
+    spec.loader.load_module("sitecustomize")
+sys.modules["other"] = sys
+""",
+}
+
+
+def run(folder: Path, *command: object) -> tuple[str, str, list[tuple[str, str]]]:
+    """Run a command and return what it said, and service and name of each span."""
+    store = folder / "traces.db"
+    store.unlink(missing_ok=True)
+    path = f"{folder}{os.pathsep}{own_environ(folder)['PATH']}"
+    environ = own_environ(folder, SW_EXPORT_TO="local", SW_EXPORT_PATH=str(store))
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env={**environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    traces = read_traces(str(store)) if store.exists() else []
+    spans = [span for trace in traces for span in read_trace(str(store), trace.trace_id)]
+    return done.stdout, done.stderr, [(str(span.resource["service.name"]), span.name) for span in spans]
+
+
+@pytest.mark.parametrize("way", WAYS_TO_EXECUTE)
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_program_is_traced_whoever_launches_it_first(tmp_path: Path, other: str, way: str) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(OTHERS[other])
+    (tmp_path / "app.py").write_text(APP)
+    known = other == "that runs no other sitecustomize"
+    launcher = tmp_path / ("elasticapm-run" if known else "other-run")
+    launcher.write_text(LAUNCHER.format(python=sys.executable, folder=folder, execute=WAYS_TO_EXECUTE[way]))
+    launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
+    for command in ((SW_PYTHON, "run", launcher), (launcher, SW_PYTHON, "run")):
+        if command[0] == launcher and way == "execl":
+            command = (launcher, "python", SW_PYTHON, "run")
+        service = launcher.name if not known and command[0] != launcher else "app"
+        assert run(tmp_path, *command, "python", "app.py") == ("True True\n", "", [(service, "work")]), command
+
+
+def test_opentelemetrys_launcher_keeps_its_pipeline_and_the_agent_has_its_own(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    theirs = (
+        "opentelemetry-instrument",
+        "--traces_exporter=console",
+        "--metrics_exporter=none",
+        "--logs_exporter=none",
+    )
+    for command in ((SW_PYTHON, "run", *theirs), (*theirs, SW_PYTHON, "run")):
+        out, err, spans = run(tmp_path, *command, "python", "app.py")
+        assert (err, [name for _, name in spans]) == ("", ["work"])
+        assert out.count('"name": "work"') == 1
