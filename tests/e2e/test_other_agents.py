@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launched import SW_PYTHON, own_environ
+from launched import SW_PYTHON, Launch, own_environ
+from receivers import http_collector
 from sw_agent.export.store import read_trace, read_traces
 
 APP = """\
@@ -104,3 +105,43 @@ def test_opentelemetrys_launcher_keeps_its_pipeline_and_the_agent_has_its_own(tm
         out, err, spans = run(tmp_path, *command, "python", "app.py")
         assert (err, [name for _, name in spans]) == ("", ["work"])
         assert out.count('"name": "work"') == 1
+
+
+# Its patches
+
+
+def test_what_the_agent_stores_is_no_query_of_the_programs(launch: Launch) -> None:
+    """For an agent that patches `sqlite3`."""
+    app = launch(
+        """
+import sqlite3, sqlite3.dbapi2
+def connect(*args, **kwargs): print("connect")
+sqlite3.connect = sqlite3.dbapi2.connect = connect
+with S("a"): pass
+trace.get_tracer_provider().force_flush()
+"""
+    )
+    assert app.end() == ""
+    assert app.names() == ["a"]
+
+
+def test_what_the_agent_sends_is_no_request_of_the_programs(launch: Launch) -> None:
+    """For an agent that patches `requests`."""
+    with http_collector() as collector:
+        app = launch(
+            """
+import functools, requests
+original = requests.Session.send
+@functools.wraps(original)
+def send(session, request, **kwargs):
+    request.headers["other-agent"] = "1"
+    print("send")
+    return original(session, request, **kwargs)
+requests.Session.send = send
+with S("a"): pass
+""",
+            SW_EXPORT_TO="otlp",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        )
+        assert app.end() == ""
+    assert collector.names == ["a"]
