@@ -145,6 +145,7 @@ class Plugin:
         self.requires = requires
         self.settings: Mapping[str, Any] = {option.name: option.default for option in self.options}
         self.patches: list[Patch | Default | Hook] = []
+        self._left_to: set[str] = set()
         self._set({})
 
     def intercept(self, target: str, *, optional: bool = False, when: str = "") -> Callable[[F], F]:
@@ -288,6 +289,14 @@ class Plugin:
     def tracer(self) -> Tracer:
         """The tracer for the plugin's own spans, of whichever provider is the global one now."""
         return _provider.get_tracer(self._scope)
+
+    def leaves_spans_to(self, instrumentation: str) -> None:
+        """Say once that the program has another instrumentation make this library's spans: the plugin makes none."""
+        if instrumentation not in self._left_to:
+            self._left_to.add(instrumentation)
+            from ._log import logger
+
+            logger().info("plugin %s makes no spans beside those of %s", self.name, instrumentation)
 
     def _module_arrived(self, module: ModuleType) -> None:
         for patch in self.patches:

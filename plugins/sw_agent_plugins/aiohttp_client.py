@@ -6,6 +6,8 @@ same request again makes another one. The last hop ends with the body of the res
 the response is released, closed or lost with its connection. `_request` itself is left alone, so that the warnings it
 gives name the program's line; its failures are seen where it closes its `TimeoutHandle`, which it does then only.
 
+Requests of a session that OpenTelemetry's own instrumentation traces, by a `TraceConfig`, have no span beside its own.
+
 A span is nowhere the current one: the callbacks of `trace_configs`, middlewares and resolvers are the program's, and
 run in its context. A `traceparent` that the program has set is replaced: one copied from another request is wrong here.
 """
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 HOP = "_sw_hop"  # the attribute of a request, its connection and its response
+OPENTELEMETRYS = "opentelemetry.instrumentation.aiohttp_client"
 LONGEST_BAGGAGE = 8190  # what servers take as one header, aiohttp's among them; W3C asks for no more than 8192
 
 plugin = Plugin(
@@ -75,7 +78,7 @@ def _begin(request: Any) -> Hop | None:
         return None  # what no session sends is no request of the program's, or a test's imitation
     url, around = request.url, capture()
     recording = _recording()
-    if recording.excludes(url):
+    if recording.excludes(url) or _is_left_to_opentelemetry(session):
         return Hop(None, ContextCarrier.inject(around))
     attributes = {
         **method_attributes(request.method),
@@ -96,6 +99,15 @@ def _begin(request: Any) -> Hop | None:
     setattr(request, HOP, hop)
     _sent.set((request._timer, count, ref(hop)))
     return hop
+
+
+def _is_left_to_opentelemetry(session: Any) -> bool:
+    """Return whether OpenTelemetry's own instrumentation makes the spans of a session's requests."""
+    for config in session._trace_configs:
+        if any(getattr(callback, "__module__", "") == OPENTELEMETRYS for callback in config.on_request_start):
+            plugin.leaves_spans_to(OPENTELEMETRYS)
+            return True
+    return False
 
 
 def _count_of(request: Any) -> int:
@@ -268,6 +280,8 @@ def see_invalid_url(wrapped: Callable[..., Any], session: Any, args: tuple[Any, 
 def _record_refusal(frame: Any, url: Any, error: BaseException) -> None:
     recording = _recording()
     if frame is None or is_suppressed() or (url is not None and recording.excludes(url)):
+        return
+    if _is_left_to_opentelemetry(frame.f_locals["self"]):
         return
     method = str(frame.f_locals["method"]).upper()
     attributes = method_attributes(method)
