@@ -40,7 +40,7 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
     config = loaded
     _log.configure(config.logging_level)
     _launchers.be_hidden_by_none(argv)
-    from . import _detaching, _lifecycle, _provider
+    from . import _detaching, _lifecycle, _other_agents, _provider
 
     if config.logging_level == "DEBUG":
         from . import _snapshot_books
@@ -54,6 +54,7 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
     for entry in entries.values():
         if config.plugin_enabled(entry.name):
             _watch(entry)
+    _other_agents.watch()
     if config.program_span:
         _provider.start_program_span()
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 
-from . import _imports, _provider
+from . import _imports, _log, _provider
 from ._containment import contain
 from ._hop import (
     NOTHING,
@@ -294,9 +294,7 @@ class Plugin:
         """Say once that the program has another instrumentation make this library's spans: the plugin makes none."""
         if instrumentation not in self._left_to:
             self._left_to.add(instrumentation)
-            from ._log import logger
-
-            logger().info("plugin %s makes no spans beside those of %s", self.name, instrumentation)
+            _log.info("plugin %s makes no spans beside those of %s", self.name, instrumentation)
 
     def _module_arrived(self, module: ModuleType) -> None:
         for patch in self.patches:

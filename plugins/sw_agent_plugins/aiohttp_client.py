@@ -10,6 +10,7 @@ Requests of a session that OpenTelemetry's own instrumentation traces, by a `Tra
 
 A span is nowhere the current one: the callbacks of `trace_configs`, middlewares and resolvers are the program's, and
 run in its context. A `traceparent` that the program has set is replaced: one copied from another request is wrong here.
+Only that of another agent, which would lose its trace, stays.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextvars import ContextVar
 from weakref import ref
 
 from sw_agent.carrier import ContextCarrier
-from sw_agent.http import is_suppressed, method_attributes, span_name
+from sw_agent.http import another_wrote_parent, is_suppressed, method_attributes, span_name
 from sw_agent.plugin import ContextSnapshot, Option, Plugin, inside
 from sw_agent.snapshot import capture
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+WRITTEN = "_sw_traceparent"
 HOP = "_sw_hop"  # the attribute of a request, its connection and its response
 OPENTELEMETRYS = "opentelemetry.instrumentation.aiohttp_client"
 LONGEST_BAGGAGE = 8190  # what servers take as one header, aiohttp's among them; W3C asks for no more than 8192
@@ -138,8 +140,12 @@ async def tell_server(wrapped: Callable[..., Any], request: Any, args: tuple[Any
     if hop is None:
         return await wrapped(*args, **kwargs)
     headers = request.headers  # a copy of the program's
+    is_anothers = another_wrote_parent(headers) and headers["traceparent"] != vars(request).get(WRITTEN)
     for name, value in hop.carrier.items():
+        if is_anothers and name in ("traceparent", "tracestate"):
+            continue
         if name == "traceparent":
+            setattr(request, WRITTEN, value)  # a middleware may send it again
             headers.popall("tracestate", None)  # the program's belongs to its traceparent
         elif name == "baggage" and len(value) > LONGEST_BAGGAGE:
             value = value[: LONGEST_BAGGAGE + 1].rpartition(",")[0]

@@ -146,3 +146,77 @@ with S("a"): pass
         )
         assert app.end() == ""
     assert collector.names == ["a"]
+
+
+# Beside it
+
+ASK = """
+import asyncio, aiohttp
+from aiohttp import web
+
+async def answer(request): return web.json_response(dict(request.headers))
+
+async def ask(headers, times=1):
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    async with aiohttp.ClientSession() as session:
+        for _ in range(times):
+            async with session.get(url, headers=headers) as response:
+                found = await response.json()
+                print(*(found.get(name) for name in ("traceparent", "tracestate", "baggage")))
+    await runner.cleanup()
+"""
+THEIRS = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "dd=s:1"}
+
+
+def test_another_agent_keeps_its_header_and_it_is_said_once(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "ddtrace.py").write_text("")
+    code = f"from opentelemetry import baggage, context\n{ASK}import ddtrace\n"
+    code += "context.attach(baggage.set_baggage('a', 'b'))\n"
+    app = launch(code + f"asyncio.run(ask({THEIRS}, 2))")
+    out, err = app.end_with_stderr()
+    assert out == f"{THEIRS['traceparent']} dd=s:1 a=b\n" * 2
+    (line,) = err.splitlines()
+    assert line.startswith("sw-python: WARNING: ddtrace writes the header traceparent, which is left to it")
+
+
+@pytest.mark.parametrize("other", ["", "import ddtrace", "import sentry_sdk"])
+def test_a_parent_that_no_other_agent_has_written_is_replaced(launch: Launch, tmp_path: Path, other: str) -> None:
+    (tmp_path / "ddtrace.py").write_text("")
+    (tmp_path / "sentry_sdk.py").write_text("")
+    headers = {} if "ddtrace" in other else THEIRS
+    app = launch(f"{ASK}{other}\nasyncio.run(ask({headers}))")
+    parent, state, _ = app.end().split()
+    ids = {f"00-{span.trace_id}-{span.span_id}" for span in app.spans()}
+    assert (parent[:-3] in ids, state) == (True, "None")
+
+
+def test_another_agent_is_recognised_and_that_is_no_noise(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "sentry_sdk.py").write_text("")
+    code = "import importlib, sentry_sdk; importlib.reload(sentry_sdk)"
+    assert launch(code).end() == ""
+    _, err = launch(code, SW_AGENT_LOGGING_LEVEL="INFO").end_with_stderr()
+    assert err == "sw-python: INFO: Sentry is here too: both agents follow the program, each with spans of its own\n"
+
+
+def test_reading_the_context_of_a_request_does_not_make_logfires_propagator_warn(launch: Launch) -> None:
+    """It warns a program that has not said whether it wants to go on with traces of others."""
+    app = launch(
+        ASK
+        + """
+from opentelemetry.propagate import get_global_textmap, set_global_textmap
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+class WarnOnExtractTraceContextPropagator(TraceContextTextMapPropagator):
+    wrapped = get_global_textmap()
+    def extract(self, *args, **kwargs): print("a context was read")
+set_global_textmap(WarnOnExtractTraceContextPropagator())
+with S("a"): asyncio.run(ask({}))
+"""
+    )
+    assert "was read" not in app.end()
+    assert len({span.trace_id for span in app.spans()}) == 1
+    assert app.names() == ["GET", "GET /", "a"]

@@ -80,15 +80,13 @@ def heard() -> Iterator[list[str]]:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(f"{record.levelname}: {record.getMessage()}")  # type: ignore[method-assign]
-    logger = _log.logger()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    _log.logger().addHandler(handler)
+    _log.configure("INFO")
     try:
         yield said
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        _log.logger().removeHandler(handler)
+        _log.configure("WARNING")
 
 
 # aiohttp's client
