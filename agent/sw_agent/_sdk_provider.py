@@ -6,7 +6,7 @@ import _thread
 from weakref import WeakSet
 
 from opentelemetry.sdk.trace import Tracer, TracerProvider, _Span
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, ProxyTracerProvider, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from . import _ids
@@ -91,8 +91,12 @@ class AgentTracer(Tracer):
         )
 
 
-class AgentProvider(TracerProvider):
-    """Makes tracers that go on working when the program sets another provider: they are that one's from then on."""
+class AgentProvider(TracerProvider, ProxyTracerProvider):
+    """Makes tracers that go on working when the program sets another provider: they are that one's from then on.
+
+    A program that looks whether a provider has been set finds a `ProxyTracerProvider`, as without the agent, and sets
+    its own; another one finds an SDK's, and adds its processors.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
