@@ -44,7 +44,7 @@ def another_wrote_parent(headers: Mapping[str, str]) -> bool:
         _said.add("traceparent")
         _log.logger().warning(
             "%s writes the header traceparent, which is left to it: the traces of this agent end at such requests; "
-            "OTEL_PROPAGATORS names other headers, see docs/compatibility.md",
+            "docs/compatibility.md says what lets both go on",
             AGENTS[name],
         )
     return name is not None
