@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo demo-shop test soak compat lint format bench clean
+.PHONY: help demo demo-shop test soak compat compat-agents lint format bench clean
 
 help:
 	@echo "make demo        run examples/quickstart under the agent and show its trace"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-3.14   run all tests with Debian's Python (3.14, 3.15), in a folder made here; needs root"
 	@echo "make soak        record at full speed for SECONDS=600 before a collector that fails in every way"
 	@echo "make compat      run public test suites plain and under the agent, and compare them"
+	@echo "make compat-agents  run a program under other agents, alone and with this one, and compare"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff format the code"
 	@echo "make bench       measure what the agent costs, in ROUNDS=5, beside OpenTelemetry's; writes benchmarks/RESULTS.md"
@@ -45,6 +46,10 @@ soak: $(VENV)/.installed-dev
 SUITES ?=
 compat: $(VENV)/.installed
 	$(BIN)/python compat/run.py $(SUITES)
+
+AGENTS ?=
+compat-agents: $(VENV)/.installed
+	$(BIN)/python compat/agents.py $(AGENTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -78,6 +83,7 @@ $(VENV)/.installed-shop: $(VENV)/.installed examples/shop/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement examples/shop/requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed tests/instrumentations.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/instrumentations.txt
 	@touch $@

@@ -28,7 +28,13 @@ except (Exception, SystemExit) as error:  # the program starts whatever happens 
         sys.stderr.write("sw-python: the agent could not start: %s: %s\n" % (type(error).__name__, error))
 
 # From here on all is as without this file: the next `sitecustomize` on the path, if there is one, takes this one's place
-# in `sys.modules`; what its import raises, also that there is none, is handled by `site`, which imported this one.
+# in `sys.modules`; what its import raises, also that there is none, is handled by `site`, which imported this one. Only
+# where another agent's `sitecustomize` has found and executed this one, none may be missing: that has work to do still.
 sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(__file__)]
 _this = sys.modules.pop("sitecustomize")
-import sitecustomize
+try:
+    import sitecustomize
+except ImportError as error:
+    if getattr(error, "name", "") != "sitecustomize" or getattr(__spec__, "_initializing", False):
+        raise
+    sys.modules["sitecustomize"] = _this

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _command, _config, _discovery, _imports, _log, snapshot
+from . import _command, _config, _discovery, _imports, _launchers, _log, snapshot
 from ._containment import contain
 
 TYPE_CHECKING = False
@@ -39,7 +39,8 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
         return
     config = loaded
     _log.configure(config.logging_level)
-    from . import _detaching, _lifecycle, _provider
+    _launchers.be_hidden_by_none(argv)
+    from . import _detaching, _lifecycle, _other_agents, _provider
 
     if config.logging_level == "DEBUG":
         from . import _snapshot_books
@@ -53,6 +54,7 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
     for entry in entries.values():
         if config.plugin_enabled(entry.name):
             _watch(entry)
+    _other_agents.watch()
     if config.program_span:
         _provider.start_program_span()
 

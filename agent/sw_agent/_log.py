@@ -36,6 +36,12 @@ def logger() -> logging.Logger:
     return _logger
 
 
+def info(message: str, *args: object) -> None:
+    """Log at INFO without importing `logging` where INFO is off."""
+    if _level in ("DEBUG", "INFO"):
+        logger().info(message, *args)
+
+
 def debug(message: str, *args: object) -> None:
     """Log at DEBUG without importing `logging` where DEBUG is off."""
     if _level == "DEBUG":

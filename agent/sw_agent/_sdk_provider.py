@@ -91,8 +91,12 @@ class AgentTracer(Tracer):
         )
 
 
-class AgentProvider(TracerProvider):
-    """Makes tracers that go on working when the program sets another provider: they are that one's from then on."""
+class AgentProvider(TracerProvider, ProxyTracerProvider):
+    """Makes tracers that go on working when the program sets another provider: they are that one's from then on.
+
+    A program that looks whether a provider has been set finds a `ProxyTracerProvider`, as without the agent, and sets
+    its own; another one finds an SDK's, and adds its processors.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LONGEST_HEADER = 8192  # bytes, of baggage: https://www.w3.org/TR/baggage/#limits
 _W3C = frozenset(("traceparent", "tracestate", "baggage"))
+# Logfire's, which warns a program that a context was read without its doing: it is the agent's that reads here.
+WARNS_THE_PROGRAM = "WarnOnExtractTraceContextPropagator"
 _reader: Reader | None = None
 _reading: set[int] = set()  # ids of threads
 
@@ -65,8 +67,11 @@ class Reader:
     fifth of the time of a propagator's `extract`.
     """
 
-    def __init__(self, propagator: TextMapPropagator) -> None:
+    def __init__(self, propagator: Any) -> None:
         self.propagator = propagator
+        if type(propagator).__name__ == WARNS_THE_PROGRAM:
+            propagator = propagator.wrapped
+        self._propagator: TextMapPropagator = propagator
         names = sorted(propagator.fields)
         self.names = names if _W3C.issuperset(names) else None
         self.parent_in = _reader_of_parents() if _is_w3c(propagator) else _no_parent_in
@@ -75,7 +80,7 @@ class Reader:
         """Return the context that headers hold; what is malformed of it counts as missing."""
         if len(headers) == 1 and (context := self.parent_in(headers.get("traceparent"))) is not None:
             return context
-        return _read(self.propagator, headers)
+        return _read(self._propagator, headers)
 
 
 def reader() -> Reader:

@@ -6,6 +6,7 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (stable since 1.23.
 from __future__ import annotations
 
 from ._hop import error_text, error_type, is_failure
+from ._other_agents import another_wrote_parent as another_wrote_parent
 from .carrier import reader
 from .snapshot import current_context
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 from itertools import count
 
-from . import _imports, _provider
+from . import _imports, _log, _provider
 from ._containment import contain, say
 from ._hop import (
     NOTHING,
@@ -148,6 +148,7 @@ class Plugin:
         self.settings: Mapping[str, Any] = {option.name: option.default for option in self.options}
         self.patches: list[Patch | Default | Hook] = []
         self._failures = count(1)
+        self._left_to: set[str] = set()
         self._set({})
 
     def intercept(self, target: str, *, optional: bool = False, when: str = "") -> Callable[[F], F]:
@@ -318,6 +319,12 @@ class Plugin:
     def tracer(self) -> Tracer:
         """The tracer for the plugin's own spans, of whichever provider is the global one now."""
         return _provider.get_tracer(self._scope)
+
+    def leaves_spans_to(self, instrumentation: str) -> None:
+        """Say once that the program has another instrumentation make this library's spans: the plugin makes none."""
+        if instrumentation not in self._left_to:
+            self._left_to.add(instrumentation)
+            _log.info("plugin %s makes no spans beside those of %s", self.name, instrumentation)
 
     def _module_arrived(self, module: ModuleType) -> None:
         for patch in self.patches:

@@ -6,8 +6,11 @@ same request again makes another one. The last hop ends with the body of the res
 the response is released, closed or lost with its connection. `_request` itself is left alone, so that the warnings it
 gives name the program's line; its failures are seen where it closes its `TimeoutHandle`, which it does then only.
 
+Requests of a session that OpenTelemetry's own instrumentation traces, by a `TraceConfig`, have no span beside its own.
+
 A span is nowhere the current one: the callbacks of `trace_configs`, middlewares and resolvers are the program's, and
 run in its context. A `traceparent` that the program has set is replaced: one copied from another request is wrong here.
+Only that of another agent, which would lose its trace, stays.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from contextvars import ContextVar
 from weakref import ref
 
 from sw_agent.carrier import ContextCarrier
-from sw_agent.http import is_suppressed, method_attributes, span_name
+from sw_agent.http import another_wrote_parent, is_suppressed, method_attributes, span_name
 from sw_agent.plugin import ContextSnapshot, Option, Plugin, inside
 from sw_agent.snapshot import capture
 
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+WRITTEN = "_sw_traceparent"
 HOP = "_sw_hop"  # the attribute of a request, its connection and its response
+OPENTELEMETRYS = "opentelemetry.instrumentation.aiohttp_client"
 LONGEST_BAGGAGE = 8190  # what servers take as one header, aiohttp's among them; W3C asks for no more than 8192
 
 plugin = Plugin(
@@ -75,7 +80,7 @@ def _begin(request: Any) -> Hop | None:
         return None  # what no session sends is no request of the program's, or a test's imitation
     url, around = request.url, capture()
     recording = _recording()
-    if recording.excludes(url):
+    if recording.excludes(url) or _is_left_to_opentelemetry(session):
         return Hop(None, ContextCarrier.inject(around))
     attributes = {
         **method_attributes(request.method),
@@ -96,6 +101,15 @@ def _begin(request: Any) -> Hop | None:
     setattr(request, HOP, hop)
     _sent.set((request._timer, count, ref(hop)))
     return hop
+
+
+def _is_left_to_opentelemetry(session: Any) -> bool:
+    """Return whether OpenTelemetry's own instrumentation makes the spans of a session's requests."""
+    for config in session._trace_configs:
+        if any(getattr(callback, "__module__", "") == OPENTELEMETRYS for callback in config.on_request_start):
+            plugin.leaves_spans_to(OPENTELEMETRYS)
+            return True
+    return False
 
 
 def _count_of(request: Any) -> int:
@@ -126,8 +140,12 @@ async def tell_server(wrapped: Callable[..., Any], request: Any, args: tuple[Any
     if hop is None:
         return await wrapped(*args, **kwargs)
     headers = request.headers  # a copy of the program's
+    is_anothers = another_wrote_parent(headers) and headers["traceparent"] != vars(request).get(WRITTEN)
     for name, value in hop.carrier.items():
+        if is_anothers and name in ("traceparent", "tracestate"):
+            continue
         if name == "traceparent":
+            setattr(request, WRITTEN, value)  # a middleware may send it again
             headers.popall("tracestate", None)  # the program's belongs to its traceparent
         elif name == "baggage" and len(value) > LONGEST_BAGGAGE:
             value = value[: LONGEST_BAGGAGE + 1].rpartition(",")[0]
@@ -268,6 +286,8 @@ def see_invalid_url(wrapped: Callable[..., Any], session: Any, args: tuple[Any, 
 def _record_refusal(frame: Any, url: Any, error: BaseException) -> None:
     recording = _recording()
     if frame is None or is_suppressed() or (url is not None and recording.excludes(url)):
+        return
+    if _is_left_to_opentelemetry(frame.f_locals["self"]):
         return
     method = str(frame.f_locals["method"]).upper()
     attributes = method_attributes(method)

@@ -5,7 +5,8 @@ the request's span. It ends with the last byte of the response, or where the cli
 a handler that goes on then is in the context of a span that has ended, and so is the handler of a WebSocket after the
 handshake, with which its span ends. What they start hangs under that span for as long as `stale_parent_after` says.
 
-A request that the parser refuses (400) is none yet: it has no span.
+A request that the parser refuses (400) is none yet: it has no span. One that OpenTelemetry's own instrumentation
+traces, by a middleware of the application, has none beside that one's.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ plugin = Plugin(
     ],
 )
 
+OPENTELEMETRYS = "opentelemetry.instrumentation.aiohttp_server"
+
 _prepared: Recording | None = None
 
 
@@ -56,7 +59,7 @@ def make_ready(_server: object, _args: Any, _kwargs: Any) -> None:
 
 
 @plugin.within("aiohttp.web_protocol:RequestHandler._handle_request")
-def handle_in_a_span(_protocol: Any, args: tuple[Any, ...], _kwargs: Any) -> Entry | Exchange | None:
+def handle_in_a_span(protocol: Any, args: tuple[Any, ...], _kwargs: Any) -> Entry | Exchange | None:
     """Run the handler, and write its response, in the context that the request's headers bring."""
     request = args[0]
     message = request._message
@@ -64,7 +67,9 @@ def handle_in_a_span(_protocol: Any, args: tuple[Any, ...], _kwargs: Any) -> Ent
     if message is recorded.refused:
         return None
     context = context_in(message.headers) or recorded.nothing
-    if recorded.is_excluded is not None and recorded.is_excluded(path_of(message)):
+    if (recorded.is_excluded is not None and recorded.is_excluded(path_of(message))) or (
+        OPENTELEMETRYS in sys.modules and _is_left_to_opentelemetry(protocol._request_handler)
+    ):
         entry = Entry(context)
         entry.enter()
         return entry
@@ -108,6 +113,15 @@ def end_with_the_handshake(
         exchange.end()
         if plugin.settings["websocket_messages"]:
             exchange.messages = websocket._reader = Messages(websocket._reader, exchange)
+
+
+def _is_left_to_opentelemetry(handler: Any) -> bool:
+    """Return whether OpenTelemetry's own instrumentation makes the spans of what this handler handles."""
+    middlewares = getattr(getattr(handler, "__self__", None), "middlewares", ())  # of an application
+    if any(getattr(middleware, "__module__", "") == OPENTELEMETRYS for middleware in middlewares):
+        plugin.leaves_spans_to(OPENTELEMETRYS)
+        return True
+    return False
 
 
 def _exchange_of_original(request: Any) -> Exchange | None:

@@ -4,16 +4,19 @@ Whatever publishes (`delay`, canvas, beat, a retry) ends in `send_task`, which h
 In the worker each pool calls `fast_trace_task` or `trace_task_ret` for each attempt to run a task, and a `TraceInfo` is
 made for each that does not succeed. What a process of the pool cannot say, because it was killed, the main process of
 the worker knows; there a message is a `Request`. A task that is applied eagerly is no message: its span is INTERNAL.
+
+Where OpenTelemetry's own instrumentation is switched on, it makes the spans of messages and attempts, and puts the
+carrier into messages. Only what it cannot see, since its process was killed or none has begun, has a span from here.
 """
 
 from __future__ import annotations
 
 import sys
 
-from sw_agent.plugin import Option, Plugin, relations
+from sw_agent.plugin import Entry, Option, Plugin, relations
 from sw_agent.snapshot import capture
 
-from ._celery_messages import take_out, without_ours
+from ._celery_messages import received, take_out, without_ours
 from ._celery_spans import Attempt, Publication, current_attempt, current_publication
 
 TYPE_CHECKING = False
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     Args = tuple[Any, ...]
     Kwargs = dict[str, Any]
 
+OPENTELEMETRYS = "opentelemetry.instrumentation.celery"
 RELATIONS = ("child", "link")
 
 
@@ -58,6 +62,9 @@ def publish(wrapped: Wrapped, _app: Any, args: Args, kwargs: Kwargs) -> Any:
         return wrapped(*args, **kwargs)
     if kwargs.get("headers"):
         kwargs = {**kwargs, "headers": without_ours(kwargs["headers"])}
+    if _is_left_to_opentelemetry():
+        with capture().restore():
+            return wrapped(*args, **kwargs)
     with Publication(plugin, name, kwargs):
         return wrapped(*args, **kwargs)
 
@@ -87,6 +94,9 @@ plugin.detach("celery.beat:Scheduler.apply_async")
 def run_as_the_message_says(wrapped: Wrapped, _: None, args: Args, kwargs: Kwargs) -> Any:
     """Run a task in a CONSUMER span, the child of what its message has brought, whatever is current in the worker."""
     name, _task_id, request = args[:3]
+    if _is_left_to_opentelemetry():  # which finds the carrier among the headers
+        with Entry(received(request)[0].context):
+            return wrapped(*args, **kwargs)
     with Attempt(plugin, name, request) as attempt:
         take_out(request, attempt.origin, attempt.note)
         return wrapped(*args, **kwargs)
@@ -103,6 +113,8 @@ def say_how_it_ends(_info: Any, args: Args, kwargs: Kwargs) -> None:
 @plugin.intercept("celery.app.task:Task.apply")
 def run_inline(wrapped: Wrapped, task: Any, args: Args, kwargs: Kwargs) -> Any:
     """Run a task eagerly, within the caller's span; a retry, though applied within the first `apply`, follows that."""
+    if _is_left_to_opentelemetry():
+        return wrapped(*args, **kwargs)
     outer, retries = current_attempt.get(), kwargs.get("retries") or 0
     links: Args = ()
     if outer is not None and outer.inline and outer.state == "RETRY" and retries == outer.retries + 1:
@@ -177,6 +189,15 @@ def say_that_it_was_refused(wrapped: Wrapped, _consumer: Any, args: Args, kwargs
     with Attempt(plugin, name if isinstance(name, str) else "unknown", headers) as attempt:
         attempt.say("FAILURE", error)
         return wrapped(*args, **kwargs)
+
+
+def _is_left_to_opentelemetry() -> bool:
+    """Return whether OpenTelemetry's own instrumentation is switched on in this process now."""
+    instrumentor = getattr(sys.modules.get(OPENTELEMETRYS), "CeleryInstrumentor", None)
+    if not getattr(getattr(instrumentor, "_instance", None), "_is_instrumented_by_opentelemetry", False):
+        return False
+    plugin.leaves_spans_to(OPENTELEMETRYS)
+    return True
 
 
 def _dict(found: object) -> Kwargs:

@@ -120,6 +120,67 @@ with late.start_as_current_span("late"): pass
     assert app.names() == ["early", "late"] if before else ["late"]
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        """
+if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    trace.set_tracer_provider(own)
+""",
+        """
+if isinstance(trace.get_tracer_provider(), sdk.TracerProvider):
+    trace.get_tracer_provider().add_span_processor(Printer())
+else:
+    trace.set_tracer_provider(own)
+""",
+    ],
+)
+def test_a_program_that_looks_first_whether_there_is_a_provider_gets_the_spans(launch: Launch, look: str) -> None:
+    app = launch(f"{OWN_PIPELINE}{look}\nwith S('a'): pass")
+    assert app.end().split()[:2] == ["own", "a"]
+    assert app.names() == ["a"]
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_a_program_that_wants_no_spans_gets_none(launch: Launch, disabled: bool) -> None:
+    app = launch(
+        "trace.set_tracer_provider(trace.NoOpTracerProvider())\n" * (not disabled)
+        + "with trace.get_tracer('y').start_as_current_span('a') as span: print(span.is_recording())",
+        **({"OTEL_SDK_DISABLED": "true"} if disabled else {}),
+    )
+    assert app.end() == "False\n"
+    assert app.names() == []
+
+
+def test_forked_children_keep_the_programs_pipeline_or_set_their_own(launch: Launch) -> None:
+    app = launch(
+        OWN_PIPELINE
+        + """
+import os
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os._exit(0)
+    os.waitpid(pid, 0)
+def span(name):
+    with trace.get_tracer("x").start_as_current_span(name): pass
+def set_and_span():
+    trace.set_tracer_provider(own)
+    span("set in the child")
+in_child(set_and_span)
+trace.set_tracer_provider(own)
+span("before")
+for child in ("first", "second"):
+    in_child(lambda: span(child))
+span("after")
+"""
+    )
+    names = ["set in the child", "before", "first", "second", "after"]
+    assert app.end() == "".join(f"own {name} own\n" for name in names)
+    assert app.names() == sorted(names)
+
+
 def test_a_second_provider_is_refused_as_without_the_agent(launch: Launch) -> None:
     app = launch(
         OWN_PIPELINE

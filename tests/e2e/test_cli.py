@@ -408,7 +408,11 @@ def test_doctor_finds_other_agents_and_the_one_whose_command_it_shares(doctor, t
         install(tmp_path / "lib", name)
     report, status = doctor(PYTHONPATH=str(tmp_path / "lib"))
     assert status == 0
-    assert sum("let only one agent trace a program" in note for note in report["notes"]) == 2
+    found = [note.split(" is installed here: ") for note in report["notes"] if " is installed here: " in note]
+    others = [name for name, consequence in found if consequence.startswith("in a program that it traces too")]
+    assert others == ["ddtrace 1.0", "newrelic 1.0"]
+    idle = {consequence.split("plugin ")[1] for _, consequence in found if "where a program uses it" in consequence}
+    assert idle == {f"{plugin} makes no spans" for plugin in ("aiohttp-client", "aiohttp-server", "celery")}
 
     install(tmp_path / "lib", "apache_skywalking")
     report, status = doctor(PYTHONPATH=str(tmp_path / "lib"))

@@ -19,16 +19,11 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 1.0  # seconds
 VERSIONS = ("sw-python", "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp")
-# Agents that trace by themselves; together with this one, spans come twice and patches sit on patches.
-OTHER_AGENTS = (
-    "ddtrace",
-    "elastic-apm",
-    "logfire",
-    "newrelic",
-    "opentelemetry-distro",
-    "opentelemetry-instrumentation",
-    "sentry-sdk",
-)
+OTHER_AGENTS = ("ddtrace", "elastic-apm", "logfire", "newrelic", "sentry-sdk")
+# OpenTelemetry's own instrumentations, each with the plugin that makes no spans beside its own
+OPENTELEMETRYS = {
+    f"opentelemetry-instrumentation-{plugin}": plugin for plugin in ("aiohttp-client", "aiohttp-server", "celery")
+}
 SKYWALKING = "apache-skywalking"
 
 

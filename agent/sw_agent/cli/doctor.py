@@ -80,7 +80,10 @@ def examine(environ: Mapping[str, str], said_as: Mapping[str, str]) -> dict[str,
             f"{_checks.SKYWALKING} is installed here too: both own the command `sw-python`; use two environments"
         )
     for name, version in _checks.installed_versions(_checks.OTHER_AGENTS).items():
-        notes.append(f"{name} {version} is installed here: let only one agent trace a program")
+        notes.append(f"{name} {version} is installed here: in a program that it traces too, each has spans of its own")
+    for name, version in _checks.installed_versions(tuple(_checks.OPENTELEMETRYS)).items():
+        plugin = _checks.OPENTELEMETRYS[name]
+        notes.append(f"{name} {version} is installed here: where a program uses it, plugin {plugin} makes no spans")
     on_path = report["interpreter"]["python_on_path"]
     if on_path and os.path.dirname(on_path) != os.path.dirname(report["interpreter"]["executable"]):
         notes.append(f"`sw-python run python …` runs {on_path}: traced only if sw-python is installed for it")

@@ -157,7 +157,7 @@ def _open(path: str) -> sqlite3.Connection:
     # Isolation level None: transactions are begun by hand. One thread at a time uses the connection, not always one.
     # Whoever finds the file locked tries again: waiting here would hold up a fork, and SQLite's own way to wait looks
     # ten times a second, not often enough to find the gap that a busy writer leaves.
-    database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    database = sqlite3.Connection(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         if not is_ours(database, path):
             database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect before the first table only
