@@ -10,6 +10,7 @@ import sys
 
 from . import _command, _config, _discovery, _imports, _log, snapshot
 from ._containment import contain
+from ._unhidden import Unhidden
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def _watch(entry: PluginEntry) -> None:
 
 def _install(entry: PluginEntry) -> str:
     try:
-        plugin = entry.load()
+        with Unhidden():
+            plugin = entry.load()
         from . import _versions
 
         unsupported = _versions.why_unsupported(plugin)

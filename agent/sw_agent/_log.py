@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from ._unhidden import Unhidden
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
@@ -25,7 +27,8 @@ def logger() -> logging.Logger:
     """Return the agent's logger, made at the first call."""
     global _logger
     if _logger is None:
-        import logging
+        with Unhidden():
+            import logging
 
         _logger = logging.getLogger("sw_agent")
         _logger.propagate = False

@@ -13,6 +13,7 @@ from time import monotonic
 
 from .. import _sigterm
 from .._containment import contain
+from .._unhidden import Unhidden
 from .books import Books
 from .offer import Offer
 from .worker import Worker
@@ -262,10 +263,11 @@ class Pipeline:
     def _opened(self) -> Sequence[Output]:
         if self._outputs is None:
             try:
-                from .redaction import Redaction
+                with Unhidden():
+                    from .redaction import Redaction
 
-                self._redaction = Redaction(self._config.redact)
-                self._outputs = self._open_outputs(self._config, self._say_that_spans_wait)
+                    self._redaction = Redaction(self._config.redact)
+                    self._outputs = self._open_outputs(self._config, self._say_that_spans_wait)
             except Exception as error:
                 contain("opening the outputs", error)
         self.worker.settled()
