@@ -170,11 +170,13 @@ class Pipeline:
     def end(self, timeout: float) -> None:
         """Send or keep what has ended, and what is still open as incomplete, and take no more."""
         deadline = monotonic() + timeout
-        self._queue_open_spans()
-        self.flush_finally(timeout)
-        self._closed = True
-        if not self._hangs and self.worker.pause(min(GOODBYE, max(0.0, deadline - monotonic()))):
-            self.worker.resume()
+        try:
+            self._queue_open_spans()
+            self.flush_finally(timeout)
+        finally:  # a thread that is still there when Python is not, in a process without free files, aborts it (glibc)
+            self._closed = True
+            if not self._hangs and self.worker.pause(min(GOODBYE, max(0.0, deadline - monotonic()))):
+                self.worker.resume()
 
     def _flush_or_keep(self, timeout: float) -> None:
         """Send what has ended, within `timeout` seconds; where the collector hangs, keep it on disk."""
