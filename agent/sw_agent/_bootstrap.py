@@ -39,7 +39,7 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
     if not loaded.enabled:
         return
     config = loaded
-    _log.configure(config.logging_level)
+    _log.configure(config.logging_level, config.redact)
     from . import _detaching, _lifecycle, _provider
 
     if config.logging_level == "DEBUG":

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+SURROUNDINGS = (ImportError, OSError, MemoryError, RecursionError)
 failures: dict[str, int] = {}
 
 
 def contain(place: str, error: BaseException) -> None:
-    """Count an exception of agent or plugin code at `place`; the first one there is logged with its traceback."""
+    """Count an exception of agent or plugin code at `place`; the first one there is logged.
+
+    With its traceback, unless it says enough of what is wrong around the agent: something is missing, or used up.
+    """
     seen = failures[place] = failures.get(place, 0) + 1
     if seen > 1:
         return
     try:
         from ._log import logger
 
-        logger().error("%s failed; the program goes on without it", place, exc_info=error)
+        message = f"{place} failed; the program goes on without it"
+        if isinstance(error, SURROUNDINGS) and not logger().isEnabledFor(10):  # logging.DEBUG
+            logger().error("%s: %s: %s", message, type(error).__name__, error)
+        else:
+            logger().error("%s", message, exc_info=error)
     except Exception:  # noqa: S110  stderr is closed, or the interpreter is ending: there is nobody to tell
         pass
 

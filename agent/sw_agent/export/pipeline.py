@@ -369,15 +369,17 @@ class Pipeline:
 
 
 def _open_outputs(config: Config, say: Callable[[str], None]) -> list[Output]:
+    from .output import Nowhere
+
     outputs: list[Output] = []
     for name in sorted(config.to, reverse=True):  # otlp, which alone may leave spans for later, before the others
         try:
             outputs.append(_output(name, config, say))
+        except ImportError as error:  # a Python without sqlite3, for example
+            outputs.append(Nowhere("an output cannot be opened", f"{name}: {error}"))
         except Exception as error:
-            from .output import Nowhere
-
             contain(f"opening the output {name}", error)
-            outputs.append(Nowhere())
+            outputs.append(Nowhere("failure of the agent"))
     return outputs
 
 
