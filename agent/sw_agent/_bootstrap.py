@@ -5,11 +5,13 @@ Nothing heavy is imported here: no SDK, no exporter, no library that a plugin is
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import os
 import sys
 
 from . import _command, _config, _discovery, _imports, _launchers, _log, snapshot
 from ._containment import contain
+from ._unhidden import Unhidden
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ plugin_states: dict[str, str] = {}
 def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.orig_argv) -> None:
     """Start the agent in this process, once; a configuration that is wrong is said on stderr and leaves it off."""
     global _started, config
-    if _started or _config.killed_by(environ) or _is_left_alone(argv):
+    if _started or _config.killed_by(environ) or _is_left_alone(argv) or _is_in_an_old_subinterpreter():
         return
     _started = True
     entries = _discovery.find_plugins()
@@ -38,7 +40,7 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
     if not loaded.enabled:
         return
     config = loaded
-    _log.configure(config.logging_level)
+    _log.configure(config.logging_level, config.redact)
     _launchers.be_hidden_by_none(argv)
     from . import _detaching, _lifecycle, _other_agents, _provider
 
@@ -72,6 +74,23 @@ def _is_left_alone(argv: Sequence[str]) -> bool:
     return bool(target) and os.path.basename(target[0]) in ("sw-python", "sw-python.exe")
 
 
+def _is_in_an_old_subinterpreter() -> bool:
+    """Return whether this is an interpreter within the process, of a Python before 3.14, which gave them an interface.
+
+    Before, Python aborts where one ends that still has threads, as the agent has. Asking for the descriptor to which
+    signals are written is how to ask which interpreter this is; at start there is none.
+    """
+    if sys.version_info >= (3, 14):
+        return False
+    try:
+        descriptor = _signal.set_wakeup_fd(-1)
+    except ValueError:  # "only works in main thread of the main interpreter"
+        return True
+    if descriptor != -1:
+        _signal.set_wakeup_fd(descriptor)
+    return False
+
+
 def _watch(entry: PluginEntry) -> None:
     def bring_in() -> None:
         if entry.name not in plugin_states:
@@ -88,7 +107,8 @@ def _watch(entry: PluginEntry) -> None:
 
 def _install(entry: PluginEntry) -> str:
     try:
-        plugin = entry.load()
+        with Unhidden():
+            plugin = entry.load()
         from . import _versions
 
         unsupported = _versions.why_unsupported(plugin)

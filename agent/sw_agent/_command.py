@@ -56,6 +56,15 @@ def python_target(argv: Sequence[str]) -> Sequence[str]:
     return ()
 
 
+def folder(argv: Sequence[str]) -> str:
+    """Return the folder in which the Python of that command line looks for modules first; "" is the working one."""
+    target = list(python_target(argv))[:1]
+    if not target or target[0] in ("-", "-c", "-m"):
+        return ""
+    is_script = os.path.isfile(target[0]) and not target[0].endswith(".pyz")
+    return os.path.dirname(os.path.realpath(target[0])) if is_script else target[0]
+
+
 def module_of_multiprocessing(argv: Sequence[str]) -> str:
     """Return which of its modules `multiprocessing` has started this Python with: "spawn", "forkserver", …; else ""."""
     target = list(python_target(argv))[:2]

@@ -242,6 +242,8 @@ class _Settings:
 
     def _absolute_path(self, path: str | None) -> str:
         path = os.path.expanduser(path or default_path(self.environ))
+        if path.startswith("~" + os.sep):  # a user without a home folder; Python takes HOME= for the root, too
+            path = path[1:]
         if self.file and self.sources["export.path"] == self.file:
             path = os.path.join(os.path.dirname(self.file), path)
         return os.path.abspath(path)

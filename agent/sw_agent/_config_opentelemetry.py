@@ -84,6 +84,11 @@ def read(environ: Mapping[str, str], settings: _Settings) -> None:
     _read_resource_attributes(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""), settings)
     if sampler := environ.get("OTEL_TRACES_SAMPLER", "").strip():
         _read_sampler(sampler.lower(), environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip(), settings)
+    for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        for number, part in enumerate(environ.get(variable, "").split(","), 1):
+            name, equals, _ = part.strip().partition("=")
+            if part.strip() and not (equals and part.isascii() and len(name.split()) == 1):
+                settings.warnings.append(f"{variable}: part {number} is no name=value; it is ignored")
     for name, variables in VARIABLES.items():
         for variable, reads in variables:
             if text := environ.get(variable, "").strip():

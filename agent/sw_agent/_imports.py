@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from ._containment import contain
+from ._containment import contain, hide_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ def _watch() -> None:
 def _notify_after_execution(loader: object, name: str) -> None:
     def exec_module(module: ModuleType) -> None:
         vars(loader).pop("exec_module", None)
-        loader.exec_module(module)  # type: ignore[attr-defined]
+        try:
+            loader.exec_module(module)  # type: ignore[attr-defined]
+        except BaseException as error:
+            hide_frame(error)
+            raise
         for callback in _after.get(name, ()):  # and those that they add: a plugin within the library comes in here
             _call(name, callback, module)
 

@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+from ._unhidden import Unhidden
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Sequence
+    from typing import Any
 
 _logger: logging.Logger | None = None
 _level = "WARNING"
+_redact: Sequence[str] = ()
 
 
-def configure(level: str) -> None:
-    """Set the level, a name of `logging`'s, below which messages are not printed."""
-    global _level
-    _level = level
+def configure(level: str, redact: Sequence[str] = ()) -> None:
+    """Set the level, a name of `logging`'s, below which messages are not printed, and what is not printed of them."""
+    global _level, _redact
+    _level, _redact = level, redact
     if _logger is not None:
         _logger.setLevel(level)
 
@@ -25,13 +30,20 @@ def logger() -> logging.Logger:
     """Return the agent's logger, made at the first call."""
     global _logger
     if _logger is None:
-        import logging
+        with Unhidden():
+            import logging
+
+            from .export.secret_values import Values
 
         _logger = logging.getLogger("sw_agent")
         _logger.propagate = False
         _logger.setLevel(_level)
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("sw-python: %(levelname)s: %(message)s"))
+        formatter: Any = logging.Formatter("sw-python: %(levelname)s: %(message)s")
+        formatted = formatter.format
+        values = Values(_redact)
+        formatter.format = lambda record: values.text(formatted(record))  # other people's exceptions may hold secrets
+        handler.setFormatter(formatter)
         _logger.addHandler(handler)
     return _logger
 

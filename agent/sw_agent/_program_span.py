@@ -10,6 +10,7 @@ import os
 import sys
 
 from . import _command, _lifecycle, _sigterm
+from ._unhidden import Unhidden
 
 try:
     from _thread import _is_main_interpreter  # type: ignore[attr-defined]
@@ -37,9 +38,14 @@ _handed_down: dict[str, tuple[str, str | None]] = {}  # variable: what it is, an
 
 def start(config: Config) -> None:
     """Start the span, child of the one in TRACEPARENT if there is one, and make it current for the main thread."""
-    global _span, _context
     if _span is not None or _command.module_of_multiprocessing(sys.orig_argv) or not _is_main_interpreter():
         return  # in a spawned worker, a fork server or a pool's interpreter the context comes with the work
+    with Unhidden(_command.folder(sys.orig_argv)):
+        _start(config)
+
+
+def _start(config: Config) -> None:
+    global _span, _context
     from opentelemetry.trace import set_span_in_context
 
     from ._provider import get_tracer

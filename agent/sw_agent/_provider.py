@@ -9,6 +9,7 @@ from . import _ids, _imports, _lifecycle, carrier
 from ._containment import contain
 from ._hop import remember_recorded
 from ._patching import Patch
+from ._unhidden import Unhidden
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def _provide(trace: Any) -> None:
         return
     try:
         if _ours is None:
-            _ours = _make(_config)
+            with Unhidden():
+                _ours = _make(_config)
         trace._TRACER_PROVIDER = _ours
     except Exception as error:
         _broken = True
@@ -120,6 +122,7 @@ def _provide(trace: Any) -> None:
 
 def _make(config: Config) -> AgentProvider:
     from ._sdk_provider import AgentProvider
+    from .export import secret_values  # noqa: F401  the log needs it, when no file can be opened any more
 
     provider = AgentProvider(config)
     _feed(provider)

@@ -70,7 +70,7 @@ def name_thread(native_id: int, name: str) -> None:
     """Name a thread, for people who look at the process from outside."""
     if sys.platform == "linux":
         try:
-            with open(f"/proc/self/task/{native_id}/comm", "w") as file:
+            with open(f"/proc/self/task/{native_id}/comm", "w", encoding="ascii") as file:
                 file.write(name)
         except OSError:  # /proc is not there in every container
             pass

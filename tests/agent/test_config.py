@@ -464,6 +464,15 @@ def test_the_store_is_where_the_xdg_specification_says(load, tmp_path):
     assert load(XDG_STATE_HOME="not/absolute").path == load().path
 
 
+def test_a_user_without_a_home_folder_gets_no_folder_called_by_its_sign(load, monkeypatch):
+    def unknown(_user):
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert load().path == "/.local/state/sw-python/traces.db"
+
+
 def test_a_path_in_the_file_is_relative_to_the_file(load, tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/agent.toml").write_text('[export]\npath = "t.db"\n')

@@ -493,7 +493,7 @@ def test_an_output_that_cannot_be_opened_costs_no_other(launch: Launch) -> None:
         )
         _, err = app.end_with_stderr()
         assert collector.names == NAMES
-    assert "20 failure of the agent" in err
+    assert "20 an output cannot be opened" in err
 
 
 def test_under_gevent_an_outage_is_survived(launch: Launch) -> None:

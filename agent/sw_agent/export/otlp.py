@@ -52,6 +52,7 @@ class OtlpOutput:
         self._say = say
         self._endpoint = config.endpoint or DEFAULT_ENDPOINTS[config.protocol]
         self._keeper = Keeper(config, self._endpoint)
+        quiet.silence_libraries()
         with quiet.without_thread_pool():
             self._wire = _wire(config.protocol, self._endpoint, config.export_timeout)
         self._refusal: Refusal | None = None  # the last one, as long as nothing has been taken since

@@ -90,7 +90,7 @@ class Session(requests.Session):
                 response = super().request(*args, **kwargs)
             with closing(response):
                 self.refusal, self.answer = _read(response, until)
-        except OSError as error:  # as all errors of requests are
+        except (OSError, UnicodeError) as error:  # as all errors of requests are, and of a header that is no latin-1
             self.refusal = Refusal(_in_short(error), may_pass=not isinstance(error, ValueError))
             _forget_frames(error)
         if self.refusal is not None:
@@ -149,8 +149,10 @@ def _seconds(retry_after: str) -> float:
         return 0.0
 
 
-def _in_short(error: OSError) -> str:
+def _in_short(error: OSError | UnicodeError) -> str:
     """Return the innermost reason: what urllib3 and requests put around it says nothing more."""
+    if isinstance(error, requests.exceptions.InvalidHeader | UnicodeError):
+        return "a header of OTEL_EXPORTER_OTLP_HEADERS cannot be sent"  # their text holds its value
     inner: BaseException = error
     while True:
         wrapped = getattr(inner, "reason", None) or (inner.args[0] if inner.args else None)

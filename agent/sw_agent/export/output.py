@@ -93,9 +93,12 @@ class Nowhere:
 
     waits = False
 
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self._loss = reason, detail
+
     def send(self, spans: Sequence[ReadableSpan], outcome: Outcome, until: float, ending: bool) -> None:  # noqa: ARG002
         """Lose a batch."""
-        outcome.losses.append(Loss(len(spans), "failure of the agent"))
+        outcome.losses.append(Loss(len(spans), *self._loss))
         outcome.done = len(spans)
 
     def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002

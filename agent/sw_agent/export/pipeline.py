@@ -13,6 +13,7 @@ from time import monotonic
 
 from .. import _sigterm
 from .._containment import contain
+from .._unhidden import Unhidden
 from .books import Books
 from .offer import Offer
 from .worker import Worker
@@ -182,11 +183,13 @@ class Pipeline:
     def end(self, timeout: float) -> None:
         """Send or keep what has ended, and what is still open as incomplete, and take no more."""
         deadline = monotonic() + timeout
-        self._queue_open_spans()
-        self.flush_finally(timeout)
-        self._closed = True
-        if not self._hangs and self.worker.pause(min(GOODBYE, max(0.0, deadline - monotonic()))):
-            self.worker.resume()
+        try:
+            self._queue_open_spans()
+            self.flush_finally(timeout)
+        finally:  # a thread that is still there when Python is not, in a process without free files, aborts it (glibc)
+            self._closed = True
+            if not self._hangs and self.worker.pause(min(GOODBYE, max(0.0, deadline - monotonic()))):
+                self.worker.resume()
 
     def _flush_or_keep(self, timeout: float) -> None:
         """Send what has ended, within `timeout` seconds; where the collector hangs, keep it on disk."""
@@ -275,10 +278,11 @@ class Pipeline:
     def _opened(self) -> Sequence[Output]:
         if self._outputs is None:
             try:
-                from .redaction import Redaction
+                with Unhidden():
+                    from .redaction import Redaction
 
-                self._redaction = Redaction(self._config.redact)
-                self._outputs = self._open_outputs(self._config, self._say_that_spans_wait)
+                    self._redaction = Redaction(self._config.redact)
+                    self._outputs = self._open_outputs(self._config, self._say_that_spans_wait)
             except Exception as error:
                 contain("opening the outputs", error)
         self.worker.settled()
@@ -378,15 +382,17 @@ class Pipeline:
 
 
 def _open_outputs(config: Config, say: Callable[[str], None]) -> list[Output]:
+    from .output import Nowhere
+
     outputs: list[Output] = []
     for name in sorted(config.to, reverse=True):  # otlp, which alone may leave spans for later, before the others
         try:
             outputs.append(_output(name, config, say))
+        except ImportError as error:  # a Python without sqlite3, for example
+            outputs.append(Nowhere("an output cannot be opened", f"{name}: {error}"))
         except Exception as error:
-            from .output import Nowhere
-
             contain(f"opening the output {name}", error)
-            outputs.append(Nowhere())
+            outputs.append(Nowhere("failure of the agent"))
     return outputs
 
 

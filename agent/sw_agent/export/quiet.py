@@ -75,6 +75,7 @@ def silence_libraries() -> None:
     """
     import logging
 
+    logging.getLogger("opentelemetry.util.re")  # says the headers that it does not understand while an exporter is made
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if name.startswith(LIBRARIES) and isinstance(logger, logging.Logger):
             logger.addFilter(_hold_back)  # adding the same filter again does nothing

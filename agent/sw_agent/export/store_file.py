@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from contextlib import contextmanager, suppress
 from time import monotonic
 
 from .._threads import allocate_lock, sleep
-from .stored import APPLICATION_ID, VERSION, check_file, is_ours
+from .stored import APPLICATION_ID, VERSION, StoreError, check_file, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class StoreFile:
         if self._database is None:
             if not any(file.path == self.path for file in _open_files):
                 check_file(self.path)
+            _keep_to_its_owner(self.path)
             self._database = _open(self.path)
             self._identity = _identity(self.path)
             _open_files.add(self)
@@ -186,7 +188,7 @@ def _create_file(path: str) -> None:
     if os.path.exists(path):
         return
     folder = os.path.dirname(path) or "."
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    _make_folder(folder)
     with _locked_folder(folder):
         if os.path.exists(path):
             return
@@ -195,7 +197,43 @@ def _create_file(path: str) -> None:
                 os.unlink(leftover)
             except FileNotFoundError:  # the usual case
                 continue
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # through no link that leads elsewhere
+
+
+def _make_folder(folder: str) -> None:
+    """Make a folder with all above it that are missing, the user's alone: `os.makedirs` leaves those to the umask."""
+    if os.path.isdir(folder):
+        return
+    if os.path.dirname(folder) != folder:
+        _make_folder(os.path.dirname(folder))
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(folder):  # made by another process meanwhile
+            raise
+
+
+def _keep_to_its_owner(path: str) -> None:
+    """Let nobody else read what is there, and take nothing that somebody else has put there, as into /tmp.
+
+    Root writes into the files of others too, but not in a folder that everybody may write to.
+
+    Raises:
+        StoreError: a file belongs to another user.
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    user = os.geteuid()
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        try:
+            status = os.stat(name)
+            folder = os.stat(os.path.dirname(name) or ".")
+        except FileNotFoundError:
+            continue
+        if status.st_uid != user and (user != 0 or folder.st_mode & stat.S_IWOTH):
+            raise StoreError(f"{name} belongs to another user; choose another export.path")
+        if status.st_uid == user and status.st_mode & 0o077:
+            os.chmod(name, 0o600)
 
 
 @contextmanager
