@@ -48,6 +48,7 @@ detached = Detached(
     "asyncio.unix_events._ThreadedChildWatcher",  # 3.14
     "concurrent.futures.process._ExecutorManagerThread",
     "concurrent.futures.thread._worker",
+    "eventlet.tpool",
     "gevent.threadpool",
     "grpc",
     "kafka",
@@ -199,7 +200,10 @@ def _thread_of(function: object) -> Any:
     threading = sys.modules.get("threading")
     if type(function) is MethodType and threading is not None:
         owner = function.__self__
-        return owner if issubclass(type(owner), threading.Thread) else None
+        if issubclass(type(owner), threading.Thread):
+            return owner
+        # of another copy of `threading`, which eventlet makes for threads of its own
+        return owner if getattr(function.__func__, "__qualname__", "") == "Thread._bootstrap" else None
     return None
 
 
