@@ -69,7 +69,15 @@ detached = Detached(
 
 
 class InContext(partial):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10
-    """What an OS thread is started with in a function's place; a message about the thread shows the function."""
+    """What an OS thread is started with in a function's place; a message about the thread shows the function.
+
+    Eventlet asks for the function's module and its `Thread`, up to Python 3.12, before it sees to the end of `join()`.
+    """
+
+    __module__ = "threading"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.args[0], name)
 
     def __repr__(self) -> str:
         return repr(self.args[0])
