@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+    from typing import Any
 
 _before: dict[str, list[Callable[[], None]]] = {}
 _after: dict[str, list[Callable[[ModuleType], None]]] = {}
@@ -66,6 +67,8 @@ class _Finder:
         for callback in _before.pop(name, ()):
             _call(name, callback)
         if _after.get(name):
+            if isinstance(spec.loader, type):
+                spec.loader = _OwnLoader(spec.loader)  # type: ignore[assignment]
             _notify_after_execution(spec.loader, name)
         return spec
 
@@ -77,6 +80,20 @@ class _Finder:
             if spec is not None:
                 return spec
         return None
+
+
+class _OwnLoader:
+    """For one execution, in the place of a class that loads all modules of its kind: those built in, those frozen."""
+
+    def __init__(self, shared: Any) -> None:
+        self._shared = shared
+        self.create_module = shared.create_module
+
+    def exec_module(self, module: ModuleType) -> None:
+        for owner, name in (module, "__loader__"), (module.__spec__, "loader"):
+            if getattr(owner, name, None) is self:
+                setattr(owner, name, self._shared)
+        self._shared.exec_module(module)
 
 
 _finder = _Finder()
@@ -98,9 +115,6 @@ def _notify_after_execution(loader: object, name: str) -> None:
         for callback in _after.get(name, ()):  # and those that they add: a plugin within the library comes in here
             _call(name, callback, module)
 
-    if isinstance(loader, type):  # BuiltinImporter and FrozenImporter are their own loaders, shared by all modules
-        contain(f"watching the import of {name}", TypeError(f"{loader.__name__} cannot be watched"))
-        return
     try:
         loader.exec_module = exec_module  # type: ignore[attr-defined]
     except AttributeError as error:  # a loader with slots

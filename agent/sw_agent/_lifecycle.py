@@ -5,13 +5,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import os
 import sys
-from _thread import RLock, get_ident, start_new_thread
 from _thread import _count as thread_count
+from _thread import get_ident, start_new_thread
 
 from . import _log, _sigterm
 from ._containment import contain
 from ._patching import Patch
-from ._threads import sleep
+from ._threads import LateLock, sleep
 from .export.pipeline import Pipeline
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ FORK_WAIT = 0.5  # seconds that a fork may wait for the worker to end, where a c
 
 pipeline: Pipeline | None = None
 _config: Config | None = None
-_forking: Any = RLock()
+_forking = LateLock()
 _interrupted = False  # by Ctrl-C, during the fork that is under way
 _paused = False  # the worker, for the fork that is under way
 _store_file: Any = None  # `export.store_file`, where it has closed its files for the fork that is under way
@@ -182,7 +182,7 @@ def release() -> None:
 
 def without_forks() -> Any:
     """Return a context manager inside which no other thread forks."""
-    return _forking
+    return _forking.lock
 
 
 def stand_aside_first() -> None:
@@ -197,10 +197,10 @@ def stand_aside_first() -> None:
 def _before_fork() -> None:
     """Let worker, files and signals stand aside. Nobody else forks meanwhile: each fork undoes this for itself."""
     global _paused, _store_file
-    if pipeline is None or _forking._is_owned():  # it is called twice
+    if pipeline is None or _forking.lock._is_owned():  # it is called twice
         return
     try:
-        _forking.acquire()
+        _forking.lock.acquire()
         _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
         module: Any = sys.modules.get("sw_agent.export.store_file")
         _store_file = module if module is not None and module.before_fork() else None
@@ -211,7 +211,7 @@ def _before_fork() -> None:
 
 def _in_parent() -> None:
     global _paused, _store_file
-    if not _forking._is_owned():
+    if not _forking.lock._is_owned():
         return
     paused, store_file, _paused, _store_file = _paused, _store_file, False, None
     try:
@@ -224,7 +224,7 @@ def _in_parent() -> None:
     except BaseException as error:
         _not_lost(error, "after a fork")
     finally:
-        _forking.release()
+        _forking.lock.release()
         if _interrupted:
             start_new_thread(_interrupt_soon, (get_ident(),))
 
@@ -255,7 +255,7 @@ def _not_lost(error: BaseException, place: str) -> None:
 
 def _in_child() -> None:
     global _forking, _interrupted, _paused, _store_file
-    _forking, _interrupted, _paused, _store_file = RLock(), False, False, None
+    _forking, _interrupted, _paused, _store_file = LateLock(), False, False, None
     if pipeline is None:
         return
     try:

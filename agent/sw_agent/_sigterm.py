@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import os
-from _thread import RLock, allocate_lock, get_native_id
-from os import kill  # as it was before `_sent_to_itself`
+from _thread import allocate_lock, get_native_id
+from os import kill, read, write  # as they were before `_sent_to_itself`, and before eventlet has patched them
 from time import monotonic
 
 from ._containment import contain
 from ._patching import Patch
-from ._threads import name_thread, start, wait_for_end_of
+from ._threads import LateLock, name_thread, start, wait_for_end_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ LONGEST_GOODBYE = 0.5  # seconds that letting go waits for the thread
 _flush: Callable[[], None] | None = None
 _watch: Watch | None = None
 wanted = _always = _wanted_before_fork = False
-_lock = RLock()  # a signal handler of the program's may set another one
+_lock = LateLock()  # a signal handler of the program's may set another one
 
 
 class Watch:
@@ -61,14 +61,14 @@ class Watch:
         """Let the thread end, unless it is the one that calls, and wait for that."""
         if not self.is_there:  # and the thread has ended, or is about to
             return
-        os.write(self.writing, self.END)
+        write(self.writing, self.END)
         if self._native_id != get_native_id() and self._running.acquire(timeout=LONGEST_GOODBYE):
             wait_for_end_of(self._native_id, monotonic() + LONGEST_GOODBYE)
             self.close()
 
     def _read(self) -> bytes:
         try:
-            word = os.read(self._reading, 1) if self.is_there else b""
+            word = read(self._reading, 1) if self.is_there else b""
         except OSError:  # closed in between
             return b""
         return word if self.is_there else b""
@@ -152,7 +152,7 @@ def drop() -> None:
 def pause() -> None:
     """Let it do so until `resume`."""
     global _watch
-    with _lock:
+    with _lock.lock:
         watch, _watch = _watch, None
         if watch is None:
             return
@@ -196,7 +196,7 @@ def forget() -> None:
     """Begin anew in a forked process."""
     global wanted, _always, _lock, _watch
     wanted = _always = False
-    _lock, watch, _watch = RLock(), _watch, None
+    _lock, watch, _watch = LateLock(), _watch, None
     if watch is not None:  # another thread's span began between `stand_aside` and the fork
         _unregister()
 
@@ -204,7 +204,7 @@ def forget() -> None:
 def _begin() -> None:
     global _watch
     try:
-        if _flush is None or not _lock.acquire(False):
+        if _flush is None or not _lock.lock.acquire(False):
             return  # somebody is at it; a span that ends in the garbage collector or in a signal handler must not wait
         try:
             if _watch is None and _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
@@ -213,7 +213,7 @@ def _begin() -> None:
                 if not handler.register(_watch.writing):
                     pause()
         finally:
-            _lock.release()
+            _lock.lock.release()
     except RuntimeError:  # the interpreter is ending, and starts no more threads
         return
     except ImportError:  # an interpreter within the process: signals are the main one's

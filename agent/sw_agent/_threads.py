@@ -8,21 +8,39 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and faster to import
 import sys
-from _thread import allocate_lock, start_new_thread  # bound before anything, such as gevent or a plugin, replaces it
+from _thread import RLock, allocate_lock, start_new_thread  # bound before gevent or a plugin of ours replaces it
 from time import monotonic, sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
 
-__all__ = ["allocate_lock", "calmly", "name_thread", "sleep", "start", "wait_for_end_of"]
+__all__ = ["LateLock", "allocate_lock", "calmly", "name_thread", "sleep", "start", "wait_for_end_of"]
 
 AT_ONCE = 16  # items between two looks at the clock
 LONGEST_WORK, BREATH = 0.0005, 0.00005  # seconds
 LONGEST_START = 0.1  # seconds; an interpreter that is ending starts threads that never run (before 3.12)
+
+
+class LateLock:
+    """An RLock that is made when it is first needed, and that is found by nobody.
+
+    `eventlet.monkey_patch()`, the first thing in a program, looks for each RLock that there is, through modules, dicts,
+    lists and the variables of objects, and puts one for greenlets in its place: the agent's threads would hang in that.
+    """
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    @property
+    def lock(self) -> Any:
+        """The lock, the same one for all threads."""
+        return self._made.get("lock") or self._made.setdefault("lock", RLock())
 
 
 def start(run: Callable[[], None]) -> None:

@@ -48,6 +48,7 @@ detached = Detached(
     "asyncio.unix_events._ThreadedChildWatcher",  # 3.14
     "concurrent.futures.process._ExecutorManagerThread",
     "concurrent.futures.thread._worker",
+    "eventlet.tpool",
     "gevent.threadpool",
     "grpc",
     "kafka",
@@ -68,7 +69,15 @@ detached = Detached(
 
 
 class InContext(partial):  # type: ignore[type-arg]  # it has no parameters at run time on Python 3.10
-    """What an OS thread is started with in a function's place; a message about the thread shows the function."""
+    """What an OS thread is started with in a function's place; a message about the thread shows the function.
+
+    Eventlet asks for the function's module and its `Thread`, up to Python 3.12, before it sees to the end of `join()`.
+    """
+
+    __module__ = "threading"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.args[0], name)
 
     def __repr__(self) -> str:
         return repr(self.args[0])
@@ -199,7 +208,10 @@ def _thread_of(function: object) -> Any:
     threading = sys.modules.get("threading")
     if type(function) is MethodType and threading is not None:
         owner = function.__self__
-        return owner if issubclass(type(owner), threading.Thread) else None
+        if issubclass(type(owner), threading.Thread):
+            return owner
+        # of another copy of `threading`, which eventlet makes for threads of its own
+        return owner if getattr(function.__func__, "__qualname__", "") == "Thread._bootstrap" else None
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.machinery
 import logging
 import sys
 import threading
@@ -394,6 +396,20 @@ def test_imports_are_watched_without_changing_the_module(plugin: Plugin, name: s
     assert "exec_module" not in vars(loaded.__spec__.loader)
     assert loaded.__loader__ is loaded.__spec__.loader
     assert _imports._finder in sys.meta_path
+
+
+def test_a_built_in_module_is_watched_each_time_that_it_is_made(plugin: Plugin) -> None:
+    """Eventlet makes one of `_thread`, beside the one that is there."""
+    count_calls(plugin, "_thread:allocate_lock")
+    plugin.install()
+    there = sys.modules.pop("_thread")
+    try:
+        made = importlib.import_module("_thread")
+    finally:
+        sys.modules["_thread"] = there
+    assert made is not there
+    assert hasattr(made.allocate_lock, "__wrapped__")
+    assert made.__loader__ is made.__spec__.loader is importlib.machinery.BuiltinImporter
 
 
 # A plugin that misbehaves

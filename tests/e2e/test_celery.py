@@ -266,9 +266,8 @@ def states(spans: list[StoredSpan]) -> list[str]:
     return [span.attributes["celery.state"] for span in spans]
 
 
-POOLS = ["prefork", "solo", "threads", "gevent"]
-if importlib.util.find_spec("gevent") is None:
-    POOLS.remove("gevent")
+GREENLETS = ["gevent", "eventlet"]
+POOLS = ["prefork", "solo", "threads", *(name for name in GREENLETS if importlib.util.find_spec(name) is not None)]
 each_pool = pytest.mark.parametrize("pool", POOLS)
 
 
