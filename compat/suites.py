@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -9,13 +11,14 @@ class Suite(NamedTuple):
     """The tests that a library's sdist carries.
 
     `requires` is installed beside the library. `tests` are the paths in the sdist that are run, `arguments` what pytest
-    is told beside them.
+    is told beside them. `known` are tests that differ and have to, by patterns of their names, each with the reason.
     """
 
     library: str
     requires: tuple[str, ...]
     tests: tuple[str, ...]
     arguments: tuple[str, ...] = ()
+    known: Mapping[str, str] = MappingProxyType({})
 
 
 SUITES = {
@@ -51,5 +54,54 @@ SUITES = {
         ),
         tests=("tests",),
         arguments=("-o", "addopts=", "-n", "2", "--ignore=tests/autobahn", "--ignore-glob=tests/test_benchmarks_*"),
+    ),
+    "kombu": Suite(
+        library="kombu[msgpack,redis,sqlalchemy,yaml]",
+        requires=("boto3", "hypothesis", "pycurl", "pytest-freezer"),
+        tests=("t/unit",),
+        # of services that are not here
+        arguments=tuple(f"--ignore=t/unit/transport/test_{name}.py" for name in ("azurestoragequeues", "gcpubsub")),
+    ),
+    "billiard": Suite(library="billiard", requires=("psutil",), tests=("t/unit",)),
+    "anyio": Suite(
+        library="anyio[trio]",
+        requires=("blockbuster", "hypothesis", "psutil", "pytest-mock", "trustme", "truststore", "uvloop"),
+        tests=("tests",),
+        arguments=("-m", "not network"),
+    ),
+    "asgiref": Suite(library="asgiref", requires=("packaging", "pytest-asyncio"), tests=("tests",)),
+    "uvicorn": Suite(
+        library="uvicorn[standard]",
+        requires=("a2wsgi", "httpx2", "pytest-mock", "trustme", "wsproto", "zttp"),
+        tests=("tests",),
+        arguments=("-o", "addopts=", "--ignore=tests/benchmarks"),
+    ),
+    "gunicorn": Suite(
+        library="gunicorn[gevent,http2,tornado]",
+        requires=("httpx[http2]", "inotify", "pytest-asyncio", "uvloop"),
+        tests=("tests",),
+        arguments=("-o", "addopts=--assert=plain", "--ignore=tests/docker"),
+    ),
+    "tornado": Suite(
+        library="tornado",
+        requires=("pycurl", "twisted"),
+        tests=("--pyargs", "tornado.test"),  # which imports itself by this name: the installed one, which is the same
+        arguments=("-o", "python_files=*_test.py", "-o", "python_functions="),
+    ),
+    "apscheduler": Suite(
+        library="apscheduler[gevent,redis,sqlalchemy,tornado,twisted]",
+        requires=("anyio", "pytz"),
+        tests=("tests",),
+        arguments=("-m", "not external_service"),
+    ),
+    "wrapt": Suite(
+        library="wrapt",
+        requires=("setuptools",),
+        tests=("tests/core", "tests/stress"),
+    ),
+    "opentelemetry-sdk": Suite(
+        library="opentelemetry-sdk",
+        requires=("opentelemetry-test-utils", "psutil"),
+        tests=("tests",),
     ),
 }
