@@ -6,12 +6,14 @@ another outcome under the agent than without it, or where something of the agent
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
 from comparing import WAYS, Outcomes, compare
@@ -34,24 +36,25 @@ class Checkout:
     def prepare(self) -> str:
         """Make the environment and unpack the tests; what is there already is kept. Return the library's version."""
         library = self._suite.library.partition("[")[0]
-        pip = (self._bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
-        if not self._bin.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _call(sys.executable, "-m", "venv", self._bin.parent)
-            _call(*pip, "install", "pytest", "pytest-timeout", self._suite.library, *self._suite.requires)
-            _call(*pip, "install", "--editable", ROOT)
-        ask = f"from importlib.metadata import version; print(version({library!r}))"
-        version = _call(self._bin / "python", "-c", ask).strip()
-        (FOLDER / "pytest.ini").touch()  # for suites without such a file: they do not look further up, to ours
         if not self._source.exists():
-            wanted = f"{library}=={version}"
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (FOLDER / "pytest.ini").touch()  # for suites without such a file: they do not look further up, to ours
+            _call(sys.executable, "-m", "venv", self._bin.parent)
+            pip = (self._bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+            needed = ("pytest", "pytest-timeout", self._suite.library, *self._suite.requires)
+            _call(*pip, "install", *needed, "--editable", ROOT)
+            wanted = f"{library}=={self._version_of(library)}"
             _call(*pip, "download", "--no-deps", "--no-binary", library, "--dest", self._folder, wanted)
             (archive,) = self._folder.glob("*.tar.gz")
             unpacked = self._folder / "unpacked"
             with tarfile.open(archive) as tar:
                 tar.extractall(unpacked, filter="data")
             self._keep_tests_only(next(unpacked.iterdir()), library)
-        return version
+        return self._version_of(library)
+
+    def _version_of(self, library: str) -> str:
+        ask = f"from importlib.metadata import version; print(version({library!r}))"
+        return _call(self._bin / "python", "-c", ask).strip()
 
     def _keep_tests_only(self, source: Path, library: str) -> None:
         """Let the tests import the installed library, not the one that lies beside them."""
@@ -61,42 +64,59 @@ class Checkout:
 
     def outcomes(self, way: str) -> Outcomes:
         """Run the tests and return the outcome of each, and what has failed in the agent."""
-        report, contained = self._folder / f"{way}.xml", self._folder / f"{way}.contained"
+        report, contained = self._folder / f"{way}.report", self._folder / f"{way}.contained"
         report.unlink(missing_ok=True)
         contained.unlink(missing_ok=True)
-        command = [
-            *(WAYS[way] and (self._bin / WAYS[way][0], *WAYS[way][1:])),
-            self._bin / "python",
-            *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "contained_failures"),
-            *("--timeout=120", f"--junitxml={report}"),
-            *self._suite.arguments,
-            *self._suite.tests,
-        ]
+        agent = WAYS[way] and (self._bin / WAYS[way][0], *WAYS[way][1:])
+        runner = self._unittest(report) if self._suite.module else self._pytest(report)
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
         environ["PATH"] = f"{self._bin}{os.pathsep}{environ['PATH']}"
         environ["PYTHONPATH"] = str(Path(__file__).parent / "watching")
         environ["CONTAINED_FAILURES"] = str(contained)
         environ["SW_EXPORT_PATH"] = str(self._folder / "traces.db")
-        with (self._folder / f"{way}.txt").open("w") as output:
-            done = subprocess.run(command, cwd=self._source, env=environ, stdout=output, stderr=output, check=False)
+        # what a run leaves there, the next one would find
+        with (self._folder / f"{way}.txt").open("w") as output, TemporaryDirectory() as environ["TMPDIR"]:
+            done = subprocess.run(
+                [*agent, self._bin / "python", "-m", *runner],
+                cwd=self._source,
+                env={**environ, **self._suite.environ},
+                stdout=output,
+                stderr=output,
+                check=False,
+            )
         if done.returncode not in (0, 1) or not report.exists():  # 1: tests have failed; above: pytest itself
             raise SystemExit(f"{self._name}, {way}: the tests were not run; see {output.name}")
-        if WAYS[way] and not contained.exists():
+        if agent and not contained.exists():
             raise SystemExit(f"{self._name}, {way}: the tests were not run under the agent; see {output.name}")
-        return dict(_outcomes(report)) | dict.fromkeys(_places(contained), "failed in the agent")
+        outcomes = json.loads(report.read_text()) if self._suite.module else _of_pytest(report)
+        return {_without_addresses(test): outcome for test, outcome in outcomes.items()} | _failures(contained)
+
+    def _pytest(self, report: Path) -> tuple[object, ...]:
+        plugins = ("-p", "no:cacheprovider", "-p", "contained_failures")
+        return (
+            *("pytest", "-q", *plugins, "--timeout=120", f"--junitxml={report}"),
+            *(*self._suite.arguments, *self._suite.tests),
+        )
+
+    def _unittest(self, report: Path) -> tuple[object, ...]:
+        return ("outcomes_of_unittest", report, self._suite.module, *self._suite.arguments)
 
 
-def _outcomes(report: Path) -> list[tuple[str, str]]:
-    found = []
+def _of_pytest(report: Path) -> Outcomes:
+    found = {}
     for case in ElementTree.parse(report).iter("testcase"):
-        name = re.sub(r"0x[0-9a-f]+", "0x…", f"{case.get('classname')}::{case.get('name')}")
         kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        found.append((name, kinds[0] if kinds else "passed"))
+        found[f"{case.get('classname')}::{case.get('name')}"] = kinds[0] if kinds else "passed"
     return found
 
 
-def _places(contained: Path) -> list[str]:
-    return contained.read_text().splitlines() if contained.exists() else []
+def _without_addresses(test: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "0x…", test)
+
+
+def _failures(contained: Path) -> Outcomes:
+    places = contained.read_text().splitlines() if contained.exists() else []
+    return dict.fromkeys(places, "failed in the agent")
 
 
 def _call(*command: object) -> str:

@@ -10,14 +10,17 @@ from typing import NamedTuple
 class Suite(NamedTuple):
     """The tests that a library's sdist carries.
 
-    `requires` is installed beside the library. `tests` are the paths in the sdist that are run, `arguments` what pytest
-    is told beside them. `known` are tests that differ and have to, by patterns of their names, each with the reason.
+    `requires` is installed beside the library. `tests` are the paths in the sdist that pytest runs; or `module` is the
+    library's own runner, of unittest's tests. Either is told `arguments`. `known` are tests that differ and have to, by
+    patterns of their names, each with the reason.
     """
 
     library: str
     requires: tuple[str, ...]
-    tests: tuple[str, ...]
+    tests: tuple[str, ...] = ()
+    module: str = ""
     arguments: tuple[str, ...] = ()
+    environ: Mapping[str, str] = MappingProxyType({})
     known: Mapping[str, str] = MappingProxyType({})
 
 
@@ -85,8 +88,8 @@ SUITES = {
     "tornado": Suite(
         library="tornado",
         requires=("pycurl", "twisted"),
-        tests=("--pyargs", "tornado.test"),  # which imports itself by this name: the installed one, which is the same
-        arguments=("-o", "python_files=*_test.py", "-o", "python_functions="),
+        module="tornado.test",  # the installed one, which is the sdist's; it also fails where anything is on stderr
+        environ={"ASYNC_TEST_TIMEOUT": "25"},  # as in its tox.ini
     ),
     "apscheduler": Suite(
         library="apscheduler[gevent,redis,sqlalchemy,tornado,twisted]",
@@ -101,7 +104,7 @@ SUITES = {
     ),
     "opentelemetry-sdk": Suite(
         library="opentelemetry-sdk",
-        requires=("opentelemetry-test-utils", "psutil"),
+        requires=("opentelemetry-test-utils>=0.60b0", "psutil"),
         tests=("tests",),
     ),
 }
