@@ -21,6 +21,7 @@ from suites import SUITES, Suite
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".compat"
+CONTROL = "plain, in a span of the SDK's"
 
 
 class Checkout:
@@ -67,8 +68,8 @@ class Checkout:
         report, contained = self._folder / f"{way}.report", self._folder / f"{way}.contained"
         report.unlink(missing_ok=True)
         contained.unlink(missing_ok=True)
-        agent = WAYS[way] and (self._bin / WAYS[way][0], *WAYS[way][1:])
-        runner = self._unittest(report) if self._suite.module else self._pytest(report)
+        agent = [self._bin / part if part == "sw-python" else part for part in WAYS.get(way, ())]
+        runner = self._unittest(report) if self._suite.module else self._pytest(report, way)
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
         environ["PATH"] = f"{self._bin}{os.pathsep}{environ['PATH']}"
         environ["PYTHONPATH"] = str(Path(__file__).parent / "watching")
@@ -91,8 +92,8 @@ class Checkout:
         outcomes = json.loads(report.read_text()) if self._suite.module else _of_pytest(report)
         return {_without_addresses(test): outcome for test, outcome in outcomes.items()} | _failures(contained)
 
-    def _pytest(self, report: Path) -> tuple[object, ...]:
-        plugins = ("-p", "no:cacheprovider", "-p", "contained_failures")
+    def _pytest(self, report: Path, way: str) -> tuple[object, ...]:
+        plugins = ("-p", "no:cacheprovider", "-p", "contained_failures", *(("-p", "in_a_span") * (way == CONTROL)))
         return (
             *("pytest", "-q", *plugins, "--timeout=120", f"--junitxml={report}"),
             *(*self._suite.arguments, *self._suite.tests),
@@ -129,5 +130,6 @@ if __name__ == "__main__":
     for chosen in sys.argv[1:] or SUITES:
         suite = Checkout(chosen, SUITES[chosen])
         version = suite.prepare()
-        results.append(compare(f"{chosen} {version}", suite.outcomes, SUITES[chosen].known))
+        controls = {"in a span": CONTROL} if SUITES[chosen].looks_at_the_span else {}
+        results.append(compare(f"{chosen} {version}", suite.outcomes, SUITES[chosen].known, controls))
     sys.exit(0 if all(results) else 1)
