@@ -1,118 +1,123 @@
 """Run public test suites plain, under the agent, and under it inside an active span; compare them test by test.
 
 `python compat/run.py [suite …]`. All that is needed is installed into `.compat/`. The exit status is 1 where a test has
-another outcome under the agent than without it. A difference counts when it is there again in a second run: suites have
-flaky tests of their own.
+another outcome under the agent than without it, or where something of the agent's failed meanwhile.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
+from comparing import WAYS, Outcomes, compare
 from suites import SUITES, Suite
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".compat"
-WAYS = {
-    "plain": (),
-    "agent": ("sw-python", "run"),
-    "in a span": ("sw-python", "run", "--program-span"),
-}
+CONTROL = "plain, in a span of the SDK's"
 
 
 class Checkout:
     """A suite unpacked, with an environment of its own in which the agent is installed too."""
 
     def __init__(self, name: str, suite: Suite) -> None:
-        self.name = name
+        self._name = name
         self._suite = suite
         self._folder = FOLDER / name
         self._bin = self._folder / "venv" / "bin"
         self._source = self._folder / "source"
 
-    def prepare(self) -> None:
-        """Make the environment and unpack the tests; what is there already is kept."""
-        if self._source.exists():
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        _call(sys.executable, "-m", "venv", self._bin.parent)
-        pip = (self._bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
-        _call(*pip, "install", "pytest", "pytest-timeout", self._suite.library, *self._suite.requires)
-        _call(*pip, "install", "--editable", ROOT)
+    def prepare(self) -> str:
+        """Make the environment and unpack the tests; what is there already is kept. Return the library's version."""
         library = self._suite.library.partition("[")[0]
-        version = _call(self._bin / "python", "-c", f"import {library}; print({library}.__version__)").strip()
-        wanted = f"{library}=={version}"
-        _call(*pip, "download", "--no-deps", "--no-binary", library, "--dest", self._folder, wanted)
-        (archive,) = self._folder.glob("*.tar.gz")
-        unpacked = self._folder / "unpacked"
-        with tarfile.open(archive) as tar:
-            tar.extractall(unpacked, filter="data")
-        self._keep_tests_only(next(unpacked.iterdir()), library)
+        if not self._source.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (FOLDER / "pytest.ini").touch()  # for suites without such a file: they do not look further up, to ours
+            _call(sys.executable, "-m", "venv", self._bin.parent)
+            pip = (self._bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+            needed = ("pytest", "pytest-timeout", self._suite.library, *self._suite.requires)
+            _call(*pip, "install", *needed, "--editable", ROOT)
+            wanted = f"{library}=={self._version_of(library)}"
+            _call(*pip, "download", "--no-deps", "--no-binary", library, "--dest", self._folder, wanted)
+            (archive,) = self._folder.glob("*.tar.gz")
+            unpacked = self._folder / "unpacked"
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")
+            self._keep_tests_only(next(unpacked.iterdir()), library)
+        return self._version_of(library)
+
+    def _version_of(self, library: str) -> str:
+        ask = f"from importlib.metadata import version; print(version({library!r}))"
+        return _call(self._bin / "python", "-c", ask).strip()
 
     def _keep_tests_only(self, source: Path, library: str) -> None:
         """Let the tests import the installed library, not the one that lies beside them."""
-        (source / library).rename(source / f"{library} of the sdist")
+        if (source / library).exists():  # else in a folder of its own, `src`
+            (source / library).rename(source / f"{library} of the sdist")
         source.rename(self._source)
 
-    def outcomes(self, way: str) -> dict[str, str]:
-        """Run the tests and return the outcome of each."""
-        report = self._folder / f"{way}.xml"
+    def outcomes(self, way: str) -> Outcomes:
+        """Run the tests and return the outcome of each, and what has failed in the agent."""
+        report, contained = self._folder / f"{way}.report", self._folder / f"{way}.contained"
         report.unlink(missing_ok=True)
-        command = [
-            *(WAYS[way] and (self._bin / WAYS[way][0], *WAYS[way][1:])),
-            self._bin / "python",
-            *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=120", f"--junitxml={report}"),
-            *self._suite.arguments,
-            *self._suite.tests,
-        ]
+        contained.unlink(missing_ok=True)
+        agent = [self._bin / part if part == "sw-python" else part for part in WAYS.get(way, ())]
+        runner = self._unittest(report) if self._suite.module else self._pytest(report, way)
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
+        environ["PATH"] = f"{self._bin}{os.pathsep}{environ['PATH']}"
+        environ["PYTHONPATH"] = str(Path(__file__).parent / "watching")
+        environ["CONTAINED_FAILURES"] = str(contained)
         environ["SW_EXPORT_PATH"] = str(self._folder / "traces.db")
-        with (self._folder / f"{way}.txt").open("w") as output:
-            done = subprocess.run(command, cwd=self._source, env=environ, stdout=output, stderr=output, check=False)
+        # what a run leaves there, the next one would find
+        with (self._folder / f"{way}.txt").open("w") as output, TemporaryDirectory() as environ["TMPDIR"]:
+            done = subprocess.run(
+                [*agent, self._bin / "python", "-m", *runner],
+                cwd=self._source,
+                env={**environ, **self._suite.environ},
+                stdout=output,
+                stderr=output,
+                check=False,
+            )
         if done.returncode not in (0, 1) or not report.exists():  # 1: tests have failed; above: pytest itself
-            raise SystemExit(f"{self.name}, {way}: the tests were not run; see {output.name}")
-        return dict(_outcomes(report))
+            raise SystemExit(f"{self._name}, {way}: the tests were not run; see {output.name}")
+        if agent and not contained.exists():
+            raise SystemExit(f"{self._name}, {way}: the tests were not run under the agent; see {output.name}")
+        outcomes = json.loads(report.read_text()) if self._suite.module else _of_pytest(report)
+        return {_without_addresses(test): outcome for test, outcome in outcomes.items()} | _failures(contained)
+
+    def _pytest(self, report: Path, way: str) -> tuple[object, ...]:
+        plugins = ("-p", "no:cacheprovider", "-p", "contained_failures", *(("-p", "in_a_span") * (way == CONTROL)))
+        return (
+            *("pytest", "-q", *plugins, "--timeout=120", f"--junitxml={report}"),
+            *(*self._suite.arguments, *self._suite.tests),
+        )
+
+    def _unittest(self, report: Path) -> tuple[object, ...]:
+        return ("outcomes_of_unittest", report, self._suite.module, *self._suite.arguments)
 
 
-def compare(checkout: Checkout) -> bool:
-    """Run a suite in all ways, print what differs, and return whether nothing does."""
-    plain = checkout.outcomes("plain")
-    counts = ", ".join(
-        f"{sum(found == kind for found in plain.values())} {kind}" for kind in sorted(set(plain.values()))
-    )
-    print(f"{checkout.name}: {counts}")
-    same = True
-    for way in list(WAYS)[1:]:
-        differing = _different(plain, checkout.outcomes(way))
-        if differing:
-            again = _different(checkout.outcomes("plain"), checkout.outcomes(way))
-            differing = {test: found for test, found in differing.items() if test in again}
-        print(f"  {way}: {'the same' if not differing else ''}")
-        for test, (before, after) in differing.items():
-            print(f"    {test}: {before}, {way}: {after}")
-        same = same and not differing
-    return same
-
-
-def _different(plain: dict[str, str], agent: dict[str, str]) -> dict[str, tuple[str, str]]:
-    tests = dict.fromkeys((*plain, *agent))
-    pairs = {test: (plain.get(test, "missing"), agent.get(test, "missing")) for test in tests}
-    return {test: pair for test, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _outcomes(report: Path) -> list[tuple[str, str]]:
-    found = []
+def _of_pytest(report: Path) -> Outcomes:
+    found = {}
     for case in ElementTree.parse(report).iter("testcase"):
-        name = re.sub(r"0x[0-9a-f]+", "0x…", f"{case.get('classname')}::{case.get('name')}")
         kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        found.append((name, kinds[0] if kinds else "passed"))
+        found[f"{case.get('classname')}::{case.get('name')}"] = kinds[0] if kinds else "passed"
     return found
+
+
+def _without_addresses(test: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "0x…", test)
+
+
+def _failures(contained: Path) -> Outcomes:
+    places = contained.read_text().splitlines() if contained.exists() else []
+    return dict.fromkeys(places, "failed in the agent")
 
 
 def _call(*command: object) -> str:
@@ -124,6 +129,7 @@ if __name__ == "__main__":
     results = []
     for chosen in sys.argv[1:] or SUITES:
         suite = Checkout(chosen, SUITES[chosen])
-        suite.prepare()
-        results.append(compare(suite))
+        version = suite.prepare()
+        controls = {"in a span": CONTROL} if SUITES[chosen].looks_at_the_span else {}
+        results.append(compare(f"{chosen} {version}", suite.outcomes, SUITES[chosen].known, controls))
     sys.exit(0 if all(results) else 1)

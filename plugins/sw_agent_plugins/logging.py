@@ -4,6 +4,9 @@ They are set when the record is made, in the thread that logs: a record that a `
 or that is pickled to another process, takes them along. Without a current span both ids are empty strings, so that a
 format that names them always works. What the program itself sets under one of these names stays as it is.
 
+OpenTelemetry's own handlers take every field of a record that they do not know for an attribute of the program's. What
+they record has trace, span and service in places of their own: these are no attributes there.
+
 What is printed is the program's business, unless the options `format` or `json` ask for something else. They then hold
 for every handler whose formatter is `logging`'s, be it the default one; a formatter class with a `format()` of its own
 is left alone.
@@ -12,6 +15,8 @@ is left alone.
 from __future__ import annotations
 
 import sys
+from _thread import _local
+from collections import deque
 
 from sw_agent.plugin import Answer, Option, Plugin, service_name
 from sw_agent.snapshot import current_context
@@ -22,7 +27,8 @@ if TYPE_CHECKING:
     from logging import Formatter, Handler, LogRecord
     from typing import Any
 
-IDS = frozenset(("trace_id", "span_id", "service_name"))
+NAMES = ("trace_id", "span_id", "service_name")
+IDS = frozenset(NAMES)
 EXTRA = 8  # its place among the arguments of Logger.makeRecord
 
 plugin = Plugin(
@@ -54,6 +60,18 @@ def _learn_service() -> str:
     return name
 
 
+class Recent(_local):
+    """The ids of each thread's newest spans: who handles a record may have logged in other spans meanwhile."""
+
+    def __init__(self) -> None:
+        self.span_context: object = None
+        self.ids = ("", "")
+        self.all: deque[str] = deque(maxlen=32)
+
+
+_recent = Recent()
+
+
 def _current_ids() -> tuple[str, str]:
     context = current_context()
     trace = sys.modules.get("opentelemetry.trace") if context else None
@@ -62,7 +80,11 @@ def _current_ids() -> tuple[str, str]:
     span_context = trace.get_current_span(context).get_span_context()
     if not span_context.is_valid:
         return "", ""
-    return f"{span_context.trace_id:032x}", f"{span_context.span_id:016x}"
+    if span_context is not _recent.span_context:
+        _recent.span_context = span_context
+        _recent.ids = f"{span_context.trace_id:032x}", f"{span_context.span_id:016x}"
+        _recent.all.extend(_recent.ids)
+    return _recent.ids
 
 
 @plugin.intercept("logging:Logger.makeRecord")
@@ -80,6 +102,21 @@ def let_the_extra_of_the_program_win(
         record = wrapped(*args, **{**kwargs, "extra": rest})
     record.__dict__.update({key: value for key, value in extra.items() if key in IDS})
     return record
+
+
+@plugin.intercept("opentelemetry.instrumentation.logging.handler:LoggingHandler._get_attributes", optional=True)
+@plugin.intercept("opentelemetry.sdk._logs._internal:LoggingHandler._get_attributes", optional=True)
+def leave_out_what_is_said_elsewhere(
+    wrapped: Callable[..., Any], _handler: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Take the fields that are set here out of a record's attributes; the program's, of the same names, stay."""
+    found = wrapped(*args, **kwargs)
+    attributes = found[0] if isinstance(found, tuple) else found
+    ours = ("", *_recent.all, *_service)
+    for name in NAMES:
+        if any(attributes.get(name) is each for each in ours):
+            del attributes[name]
+    return found
 
 
 @plugin.intercept("logging:Handler.format")
@@ -135,7 +172,7 @@ def _as_json(formatter: Formatter, record: LogRecord) -> str:
         "logger": record.name,
         "message": record.getMessage(),
     }
-    fields.update((name, getattr(record, name, "")) for name in ("trace_id", "span_id", "service_name"))
+    fields.update((name, getattr(record, name, "")) for name in NAMES)
     if record.exc_info or record.exc_text:
         fields["exception"] = record.exc_text or formatter.formatException(record.exc_info)  # type: ignore[arg-type]
     if record.stack_info:

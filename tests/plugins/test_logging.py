@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +153,32 @@ def test_what_the_program_passes_as_extra_wins(log: Log, name: str) -> None:
         assert (getattr(record, name), record.order) == ("mine", 7)  # type: ignore[attr-defined]
     assert extra == {name: "mine", "order": 7}
     assert len(log.records) == 2
+
+
+@pytest.mark.parametrize("module", ["opentelemetry.sdk._logs", "opentelemetry.instrumentation.logging.handler"])
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_a_handler_of_opentelemetrys_records_the_programs_fields_alone(log: Log, module: str) -> None:
+    """It has trace, span and service in places of their own, and a limit to the attributes of a record."""
+    from opentelemetry.sdk._logs import LoggerProvider
+
+    provider, recorded = LoggerProvider(shutdown_on_exit=False), []
+    processor: Any = SimpleNamespace(emit=recorded.append, on_emit=recorded.append, force_flush=bool)
+    provider.add_log_record_processor(processor)
+    handler = pytest.importorskip(module).LoggingHandler(logger_provider=provider)
+    log.handler.emit = lambda _: logging.Logger("another").makeRecord("n", 10, "f", 1, "m", (), None)  # type: ignore
+    log.logger.addHandler(handler)
+    log.logger.warning("plain")
+    with installed(plugin):
+        log.logger.warning("without a span")
+        with span() as current:
+            log.logger.warning("in a span")
+            log.logger.warning("with a field of the same name", extra={"trace_id": ids(current)[0]})
+    attributes = [dict(each.log_record.attributes) for each in recorded]
+    plain, without_span, in_span, with_field = [
+        {name: value for name, value in of.items() if not name.startswith("code.line")} for of in attributes
+    ]
+    assert plain == without_span == in_span
+    assert with_field == {**plain, "trace_id": ids(current)[0]}
 
 
 def test_an_extra_that_logging_refuses_is_refused(log: Log) -> None:
