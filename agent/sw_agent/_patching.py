@@ -109,7 +109,9 @@ class Patch:
         if isinstance(found, staticmethod | classmethod):
             replacement = type(found)(replacement)
         elif not hasattr(found, "__get__"):
-            # A function of C binds to no instance where a class keeps it as an attribute; neither may this one.
+            # A function of C binds to no instance where a class keeps it as an attribute; neither may this one. That of
+            # `os` calls itself one of `posix`, where this one is not to be found by its name.
+            replacement.__module__ = self.module
             replacement = Unbound(replacement)
         setattr(owner, name, replacement)
         self._owner, self._name, self._original, self._replacement = owner, name, raw, replacement

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import importlib
 import inspect
 import logging
 import pickle
@@ -527,13 +528,16 @@ def test_a_failure_in_many_threads_at_once_is_said_once(library: Any, agent_erro
     assert len(contained(agent_errors)) == 1
 
 
-def test_a_patched_function_of_c_is_pickled_by_its_name() -> None:
-    import _thread
-
-    patch = Patch("_thread:start_new_thread", lambda *_: None, "before")
-    patch.install(_thread)
+@pytest.mark.parametrize("target", ["_thread:start_new_thread", "os:kill", "signal:raise_signal"])
+def test_a_patched_function_of_c_is_pickled_by_its_name(target: str) -> None:
+    """Also one that another module has defined: a program may give `os.kill` to a process pool."""
+    module_name, name = target.split(":")
+    module = importlib.import_module(module_name)
+    patch = Patch(target, lambda *_: None, "before")
+    patch.install(module)
     try:
-        assert pickle.loads(pickle.dumps(_thread.start_new_thread)) is _thread.start_new_thread
+        function = getattr(module, name)
+        assert pickle.loads(pickle.dumps(function)) is function
     finally:
         patch.uninstall()
 
