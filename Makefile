@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo demo-shop test soak compat compat-agents lint format bench clean
+.PHONY: help demo demo-shop test soak compat compat-python compat-libraries compat-agents lint format bench clean
 
 help:
 	@echo "make demo        run examples/quickstart under the agent and show its trace"
@@ -14,8 +14,8 @@ help:
 	@echo "make test-3.12   run all tests with another Python (3.10 to 3.13), if it is installed"
 	@echo "make test-3.14   run all tests with Debian's Python (3.14, 3.15), in a folder made here; needs root"
 	@echo "make soak        record at full speed for SECONDS=600 before a collector that fails in every way"
-	@echo "make compat      run public test suites plain and under the agent, and compare them"
-	@echo "make compat-agents  run a program under other agents, alone and with this one, and compare"
+	@echo "make compat      run other people's tests plain and under the agent, and compare: compat-python, CPython's own,"
+	@echo "                 compat-libraries, and compat-agents, other agents alone and with this one; CHOSEN=… for some"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff format the code"
 	@echo "make bench       measure what the agent costs, in ROUNDS=5, beside OpenTelemetry's; writes benchmarks/RESULTS.md"
@@ -43,13 +43,17 @@ SECONDS ?= 600
 soak: $(VENV)/.installed-dev
 	cd tests && ../$(BIN)/python soak.py $(SECONDS)
 
-SUITES ?=
-compat: $(VENV)/.installed
-	$(BIN)/python compat/run.py $(SUITES)
+compat: compat-python compat-libraries compat-agents
 
-AGENTS ?=
+CHOSEN ?=
+compat-python: $(VENV)/.installed
+	$(BIN)/python compat/interpreter.py $(CHOSEN)
+
+compat-libraries: $(VENV)/.installed
+	$(BIN)/python compat/libraries.py $(CHOSEN)
+
 compat-agents: $(VENV)/.installed
-	$(BIN)/python compat/agents.py $(AGENTS)
+	$(BIN)/python compat/agents.py $(CHOSEN)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
