@@ -435,7 +435,6 @@ print("the agent's locks for greenlets:", [v for values in agents for v in value
 
 def test_a_program_that_eventlet_has_patched_runs_as_without_the_agent(launch: Launch) -> None:
     """Its threads follow the work; its greenlets, and the pool of threads that it has for itself, belong to nobody."""
-    pytest.importorskip("eventlet")
     program = launch(EVENTLET, prelude="", PYTHONWARNINGS="ignore")
     locks = "the agent's locks for greenlets: []\n"
     assert program.end() == f"first first None None\nsecond second None None\n{locks}"
