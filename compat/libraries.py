@@ -1,7 +1,7 @@
 """Run public test suites plain, under the agent, and under it inside an active span; compare them test by test.
 
-`python compat/libraries.py [suite …]`. All that is needed is installed into `.compat/`. The exit status is 1 where a test
-has another outcome under the agent than without it, or where something of the agent's failed meanwhile.
+`python compat/libraries.py [suite …]`. All that is needed is installed into `.compat/`. The exit status is 1 where a
+test has another outcome under the agent than without it, or where something of the agent's failed meanwhile.
 """
 
 from __future__ import annotations
