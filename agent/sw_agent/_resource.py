@@ -7,6 +7,7 @@ threads and pools, and start threads in a program that has none.
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 
 from . import _ids
 
@@ -17,23 +18,27 @@ if TYPE_CHECKING:
     from ._config import Config
 
 
+def _own_version() -> str:
+    try:
+        return version("sw-python")
+    except PackageNotFoundError:  # run from a folder on PYTHONPATH
+        return "unknown"
+
+
+_VERSION = _own_version()  # read from files once: not in each forked child, nor where a program forbids that meanwhile
+
+
 def describe(config: Config) -> Resource:
     """Return the resource of this process; a forked one calls it again, for its own pid and its own instance id."""
-    from importlib.metadata import PackageNotFoundError, version
-
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.version import __version__ as sdk_version
 
-    try:
-        distro_version = version("sw-python")
-    except PackageNotFoundError:  # run from a folder on PYTHONPATH
-        distro_version = "unknown"
     attributes: dict[str, str | int] = {
         "telemetry.sdk.language": "python",
         "telemetry.sdk.name": "opentelemetry",
         "telemetry.sdk.version": sdk_version,
         "telemetry.distro.name": "sw-python",
-        "telemetry.distro.version": distro_version,
+        "telemetry.distro.version": _VERSION,
         **config.resource_attributes,
         "service.name": config.name,
         "process.pid": os.getpid(),

@@ -20,7 +20,7 @@ from time import monotonic
 
 from ._containment import contain
 from ._patching import Patch
-from ._threads import LateLock, name_thread, start, wait_for_end_of
+from ._threads import LateLock, acquire, name_thread, start, wait_for_end_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Watch:
         if not self.is_there:  # and the thread has ended, or is about to
             return
         write(self.writing, self.END)
-        if self._native_id != get_native_id() and self._running.acquire(timeout=LONGEST_GOODBYE):
+        if self._native_id != get_native_id() and acquire(self._running, timeout=LONGEST_GOODBYE):
             wait_for_end_of(self._native_id, monotonic() + LONGEST_GOODBYE)
             self.close()
 

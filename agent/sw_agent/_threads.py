@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["LateLock", "allocate_lock", "calmly", "name_thread", "sleep", "start", "wait_for_end_of"]
+__all__ = ["LateLock", "acquire", "allocate_lock", "calmly", "name_thread", "sleep", "start", "wait_for_end_of"]
 
 AT_ONCE = 16  # items between two looks at the clock
 LONGEST_WORK, BREATH = 0.0005, 0.00005  # seconds
+# As it was before a watcher for calls that block an event loop (blockbuster) replaced it: those are the program's.
+acquire = type(allocate_lock()).acquire
 LONGEST_START = 0.1  # seconds; an interpreter that is ending starts threads that never run (before 3.12)
 
 
@@ -64,7 +66,7 @@ def start(run: Callable[[], None]) -> None:
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals()) if masks else None
     try:
         start_new_thread(begin, ())
-        runs.acquire(timeout=LONGEST_START)
+        acquire(runs, timeout=LONGEST_START)
     finally:
         if masks:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, before)

@@ -108,6 +108,41 @@ for number in range(100):
     assert sorted(map(int, app.names())) == list(range(100))
 
 
+WATCHED = """
+import asyncio, os, signal
+from blockbuster import BlockBuster
+
+watcher = BlockBuster()
+
+async def request():
+    from opentelemetry import trace
+
+    with trace.get_tracer("program").start_as_current_span("in the parent"):
+        child = os.fork()
+        if not child:
+            trace.get_tracer("program").start_span("in the child").end()
+            os._exit(0)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    return child
+
+async def main():
+    watcher.activate()
+    child = await asyncio.create_task(request(), name="request")
+    watcher.deactivate()
+    os.waitpid(child, 0)
+
+asyncio.run(main())
+"""
+
+
+def test_who_watches_an_event_loop_for_calls_that_block_finds_none_of_the_agents(launch: Launch) -> None:
+    """Blockbuster raises where a lock is waited for or a file looked at, also in what a fork calls."""
+    pytest.importorskip("blockbuster")
+    app = launch(WATCHED, prelude="", SW_PLUGIN_ASYNCIO_TASK_SPANS="true")
+    app.end()
+    assert {"in the child", "in the parent", "request"} <= set(app.names())
+
+
 @pytest.mark.parametrize("to", ["local", "http/protobuf", "nobody"])
 def test_a_program_with_one_thread_that_forks_is_not_told_that_it_has_more(launch: Launch, to: str) -> None:
     """Python 3.12 counts the operating system's threads, and warns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from .._threads import allocate_lock
+from .._threads import acquire, allocate_lock
 from .encoding import Encoder
 from .output import Loss, Outcome
 
@@ -149,7 +149,7 @@ class Keeper:
 
     def standby(self) -> Keeper:
         """Return another one, with a connection of its own; what this one has not settled is that one's."""
-        settled = self._settling.acquire(timeout=LONGEST_PUT)
+        settled = acquire(self._settling, timeout=LONGEST_PUT)
         self._taken_over = True
         under_way, self._under_way = self._under_way, None
         if settled:

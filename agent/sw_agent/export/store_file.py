@@ -12,7 +12,7 @@ import stat
 from contextlib import contextmanager, suppress
 from time import monotonic
 
-from .._threads import allocate_lock, sleep
+from .._threads import acquire, allocate_lock, sleep
 from .stored import APPLICATION_ID, VERSION, StoreError, check_file, is_ours
 
 TYPE_CHECKING = False
@@ -112,7 +112,7 @@ def _only_here(until: float) -> Iterator[None]:
         sqlite3.OperationalError: one does so until that time.
     """
     lock = _writing
-    if not lock.acquire(timeout=max(0.0, until - monotonic())):
+    if not acquire(lock, timeout=max(0.0, until - monotonic())):
         raise sqlite3.OperationalError("locked by another thread")
     try:
         yield
@@ -125,7 +125,7 @@ def _only_here(until: float) -> Iterator[None]:
 
 def before_fork() -> bool:
     """Close all files until the fork is over; return whether that was possible within `FORK_PATIENCE` seconds."""
-    if not _writing.acquire(timeout=FORK_PATIENCE):
+    if not acquire(_writing, timeout=FORK_PATIENCE):
         return False
     try:
         for file in list(_open_files):

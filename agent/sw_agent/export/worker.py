@@ -10,7 +10,7 @@ from _thread import allocate_lock, get_native_id
 from time import monotonic
 
 from .._containment import contain
-from .._threads import name_thread, start, wait_for_end_of
+from .._threads import acquire, name_thread, start, wait_for_end_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class Worker:
         self._waiters.append(done)
         if self.begin():
             self.wake()
-            return done.acquire(timeout=max(0.0, timeout))
-        if not self._running.acquire(timeout=max(0.0, timeout)):
+            return acquire(done, timeout=max(0.0, timeout))
+        if not acquire(self._running, timeout=max(0.0, timeout)):
             return False
         try:
             self._round(monotonic() + timeout)
@@ -122,7 +122,7 @@ class Worker:
         if not self._running.acquire(False):
             self._stopping = True
             self.wake()
-            while not self._running.acquire(timeout=0 if self._gave_up else timeout):
+            while not acquire(self._running, timeout=0 if self._gave_up else timeout):
                 if not self._settling or monotonic() > longest:
                     self._stopping = False
                     self._gave_up = True
