@@ -17,7 +17,10 @@ import pytest
 
 from launched import SW_PYTHON, own_environ
 
-pytestmark = pytest.mark.skipif(sys.version_info[:2] != (3, 13), reason="counts on one version")
+pytestmark = [
+    pytest.mark.skipif(sys.version_info[:2] != (3, 13), reason="counts on one version"),
+    pytest.mark.timeout(600),  # valgrind takes fifty times as long as the processor itself
+]
 
 COUNTS = """
 import asyncio, gc, json, sys, threading
@@ -83,7 +86,7 @@ print(json.dumps(counts))
 
 def run(folder: Path, *command: str, to: str = "local") -> subprocess.CompletedProcess[str]:
     environ = own_environ(folder, SW_EXPORT_TO=to, SW_EXPORT_FLUSH_INTERVAL="60", PYTHONHASHSEED="0")
-    return subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, timeout=110, check=True)
+    return subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, timeout=290, check=True)
 
 
 @pytest.fixture
