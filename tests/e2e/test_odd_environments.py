@@ -289,7 +289,7 @@ except OSError:
 with S("lost"):
     print("done", flush=True)
 """
-    plain, under = place.both("app.py", shell='ulimit -n 64; exec "$@"')
+    plain, under = place.both("app.py", shell='ulimit -n 64; exec "$@"', SW_EXPORT_EXIT_TIMEOUT="20")
 
     assert (plain.status, plain.out) == (under.status, under.out) == (0, b"done\n")
     assert b"spans dropped: 1 not sent in time" in under.err
