@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import MappingProxyType
+from xml.etree import ElementTree
 
 Outcomes = dict[str, str]  # of each test, by its name
 Differences = dict[str, tuple[str, str]]  # of each test that differs, its outcome without the agent and with it
@@ -56,3 +60,24 @@ def differing(plain: Outcomes, agent: Outcomes) -> Differences:
 
 def _reason(test: str, known: Mapping[str, str]) -> str:
     return next((reason for pattern, reason in known.items() if fnmatchcase(test, pattern)), "")
+
+
+def own_environ(folder: Path) -> dict[str, str]:
+    """Return this process's environment without what configures the agent, and with its store in a folder."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
+    return environ | {"SW_EXPORT_PATH": str(folder / "traces.db")}
+
+
+def outcomes_in(report: Path) -> Outcomes:
+    """Return what a report in JUnit's form says of each test, of pytest's or of CPython's own runner."""
+    found = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        name = "::".join(filter(None, (case.get("classname"), case.get("name"))))
+        found[name] = kinds[0] if kinds else "passed"
+    return found
+
+
+def without_addresses(outcomes: Outcomes) -> Outcomes:
+    """Return them with names that do not change from run to run."""
+    return {re.sub(r"0x[0-9a-f]+", "0x…", test): outcome for test, outcome in outcomes.items()}

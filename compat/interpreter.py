@@ -6,15 +6,12 @@ status is 1 where a test has another outcome under the agent than without it.
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree
 
-from comparing import WAYS, Outcomes, compare
+from comparing import WAYS, Outcomes, compare, outcomes_in, own_environ, without_addresses
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".compat"
@@ -84,13 +81,13 @@ class Interpreter:
             self._bin / "python",
             *("-m", "test", "--timeout", "600", "--junit-xml", report, module),
         ]
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
-        environ["SW_EXPORT_PATH"] = str(self._folder / "traces.db")
         with report.with_suffix(".txt").open("w") as output:
-            subprocess.run(command, cwd=self._folder, env=environ, stdout=output, stderr=output, check=False)
+            subprocess.run(
+                command, cwd=self._folder, env=own_environ(self._folder), stdout=output, stderr=output, check=False
+            )
         if not report.exists():
             raise SystemExit(f"{module}, {way}: the tests did not come to their end; see {output.name}")
-        return dict(_outcomes(report))
+        return without_addresses(outcomes_in(report))
 
 
 def installed() -> dict[str, str]:
@@ -100,15 +97,6 @@ def installed() -> dict[str, str]:
         look = subprocess.run(["sh", ROOT / ".ci" / "find-python", version], capture_output=True, text=True)
         if look.returncode == 0:
             found[version] = look.stdout.strip()
-    return found
-
-
-def _outcomes(report: Path) -> list[tuple[str, str]]:
-    found = []
-    for case in ElementTree.parse(report).iter("testcase"):
-        name = re.sub(r"0x[0-9a-f]+", "0x…", str(case.get("name")))
-        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        found.append((name, kinds[0] if kinds else "passed"))
     return found
 
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from xml.etree import ElementTree
 
-from comparing import WAYS, Outcomes, compare
+from comparing import WAYS, Outcomes, compare, outcomes_in, own_environ, without_addresses
 from suites import SUITES, Suite
 
 ROOT = Path(__file__).parents[1]
@@ -70,11 +68,10 @@ class Checkout:
         contained.unlink(missing_ok=True)
         agent = [self._bin / part if part == "sw-python" else part for part in WAYS.get(way, ())]
         runner = self._unittest(report) if self._suite.module else self._pytest(report, way)
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("SW_", "OTEL_"))}
+        environ = own_environ(self._folder)
         environ["PATH"] = f"{self._bin}{os.pathsep}{environ['PATH']}"
         environ["PYTHONPATH"] = str(Path(__file__).parent / "watching")
         environ["CONTAINED_FAILURES"] = str(contained)
-        environ["SW_EXPORT_PATH"] = str(self._folder / "traces.db")
         # what a run leaves there, the next one would find
         with (self._folder / f"{way}.txt").open("w") as output, TemporaryDirectory() as environ["TMPDIR"]:
             done = subprocess.run(
@@ -89,8 +86,8 @@ class Checkout:
             raise SystemExit(f"{self._name}, {way}: the tests were not run; see {output.name}")
         if agent and not contained.exists():
             raise SystemExit(f"{self._name}, {way}: the tests were not run under the agent; see {output.name}")
-        outcomes = json.loads(report.read_text()) if self._suite.module else _of_pytest(report)
-        return {_without_addresses(test): outcome for test, outcome in outcomes.items()} | _failures(contained)
+        outcomes = json.loads(report.read_text()) if self._suite.module else outcomes_in(report)
+        return without_addresses(outcomes) | _failures(contained)
 
     def _pytest(self, report: Path, way: str) -> tuple[object, ...]:
         plugins = ("-p", "no:cacheprovider", "-p", "contained_failures", *(("-p", "in_a_span") * (way == CONTROL)))
@@ -101,18 +98,6 @@ class Checkout:
 
     def _unittest(self, report: Path) -> tuple[object, ...]:
         return ("outcomes_of_unittest", report, self._suite.module, *self._suite.arguments)
-
-
-def _of_pytest(report: Path) -> Outcomes:
-    found = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        kinds = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
-        found[f"{case.get('classname')}::{case.get('name')}"] = kinds[0] if kinds else "passed"
-    return found
-
-
-def _without_addresses(test: str) -> str:
-    return re.sub(r"0x[0-9a-f]+", "0x…", test)
 
 
 def _failures(contained: Path) -> Outcomes:

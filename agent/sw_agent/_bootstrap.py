@@ -9,7 +9,7 @@ import _signal  # type: ignore[import-not-found]  # what `signal` wraps, and fas
 import os
 import sys
 
-from . import _command, _config, _discovery, _imports, _launchers, _log, snapshot
+from . import _command, _config, _discovery, _imports, _log, snapshot
 from ._containment import contain
 from ._unhidden import Unhidden
 
@@ -41,7 +41,10 @@ def start(environ: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.ori
         return
     config = loaded
     _log.configure(config.logging_level, config.redact)
-    _launchers.be_hidden_by_none(argv)
+    if _command.short_form(argv) in _command.LAUNCHERS:
+        from . import _launchers
+
+        _launchers.be_hidden_by_none()
     from . import _detaching, _lifecycle, _other_agents, _provider
 
     if config.logging_level == "DEBUG":

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCRIPTS = (".py", ".pyw", ".pyz")
+LAUNCHERS = ("ddtrace-run", "elasticapm-run", "newrelic-admin", "opentelemetry-instrument")  # of other agents
 
 
 def short_form(argv: Sequence[str]) -> str:

@@ -9,22 +9,16 @@ from __future__ import annotations
 import os
 
 from . import _command
+from ._patching import Patch
 from ._python_path import bootstrap_folder, set_python_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
-LAUNCHERS = ("ddtrace-run", "elasticapm-run", "newrelic-admin", "opentelemetry-instrument")
 
-
-def be_hidden_by_none(argv: Sequence[str]) -> None:
-    """Put the agent first again in whatever this process becomes, where it is another agent's launcher."""
-    if _command.short_form(argv) not in LAUNCHERS:
-        return
-    from ._patching import Patch
-
+def be_hidden_by_none() -> None:
+    """Put the agent first again in whatever this process, another agent's launcher, becomes."""
     for name in ("execv", "execve"):
         Patch(f"os:{name}", _hand_on, "before").install(os)
 
