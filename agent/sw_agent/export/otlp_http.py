@@ -11,13 +11,13 @@ import os
 import time
 import zlib
 from contextlib import closing, suppress
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from .quiet import unpatched
 from .refusal import Refusal
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Session(requests.Session):
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send it as `requests` does, past what other agents have put around that: the program sends nothing."""
-        return unpatched(requests.Session.send)(self, *args, **kwargs)  # type: ignore[no-any-return]
+        return unwrap(requests.Session.send)(self, *args, **kwargs)  # type: ignore[no-any-return]
 
 
 def _session() -> Session:

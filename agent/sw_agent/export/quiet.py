@@ -34,13 +34,6 @@ def on_our_own() -> Iterator[None]:
         _leave_no_dummy(thread)
 
 
-def unpatched(function: Any) -> Any:
-    """Return what a library's function was before agents were put around it, which all say what they wrap."""
-    while (wrapped := getattr(function, "__wrapped__", None)) is not None:
-        function = wrapped
-    return function
-
-
 @contextmanager
 def without_thread_pool() -> Iterator[None]:
     """Let the SDK, in this thread, ask its resource detectors one after the other, not in a thread pool.
