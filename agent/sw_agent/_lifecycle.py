@@ -265,7 +265,10 @@ def _in_child() -> None:
         if pipeline is not None:
             pipeline.worker.reset()
             pipeline.reset()
-        for callback in _when_forked:
-            callback()
     except Exception as error:
         contain("in a forked process", error)
+    for callback in _when_forked:
+        try:
+            callback()
+        except Exception as error:
+            contain("in a forked process", error)

@@ -7,25 +7,15 @@ threads and pools, and start threads in a program that has none.
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 
 from . import _ids
+from ._version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
     from ._config import Config
-
-
-def _own_version() -> str:
-    try:
-        return version("sw-python")
-    except PackageNotFoundError:  # run from a folder on PYTHONPATH
-        return "unknown"
-
-
-_VERSION = _own_version()  # read from files once: not in each forked child, nor where a program forbids that meanwhile
 
 
 def describe(config: Config) -> Resource:
@@ -38,7 +28,7 @@ def describe(config: Config) -> Resource:
         "telemetry.sdk.name": "opentelemetry",
         "telemetry.sdk.version": sdk_version,
         "telemetry.distro.name": "sw-python",
-        "telemetry.distro.version": _VERSION,
+        "telemetry.distro.version": VERSION,
         **config.resource_attributes,
         "service.name": config.name,
         "process.pid": os.getpid(),

@@ -175,6 +175,10 @@ class Exchange(Entry):
         if attributes:
             set_attributes(span, attributes)
 
+    def contain(self, place: str, error: BaseException) -> None:
+        """Let a failure of ours end here."""
+        self._recording.plugin.contain(place, error)
+
     def message_span(self) -> tuple[Span, Context]:
         """Return a span for one message of a WebSocket, the root of a trace of its own, and its context."""
         from opentelemetry.trace import Link, get_current_span
@@ -213,10 +217,13 @@ class Messages:
         """Wait for a message, and start its span."""
         self.end()
         message = await self._reader.read()
-        if message.type.name in ("TEXT", "BINARY"):
-            self.span, context = self._exchange.message_span()
-            self._entry = Entry(context)
-            self._entry.enter()
+        try:
+            if message.type.name in ("TEXT", "BINARY"):
+                self.span, context = self._exchange.message_span()
+                self._entry = Entry(context)
+                self._entry.enter()
+        except Exception as error:
+            self._exchange.contain("a message of a WebSocket", error)
         return message
 
     def end(self) -> None:
@@ -224,8 +231,11 @@ class Messages:
         span, entry, self.span, self._entry = self.span, self._entry, None, None
         if entry is not None:
             entry.leave()
-        if span is not None:
-            span.end()
+        try:
+            if span is not None:
+                span.end()
+        except Exception as error:
+            self._exchange.contain("the end of a message of a WebSocket", error)
 
 
 # What is recorded

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gc
 import gzip
+import logging
 import os
 import weakref
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType, web
 from aiohttp_serving import Connection, application, current, ended, serving, span, until
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from sw_agent.testing import RecordedSpans, installed
@@ -410,6 +413,31 @@ def test_each_message_has_a_trace_of_its_own_where_the_option_asks_for_it(caplog
         assert message.status.status_code is StatusCode.UNSET
     assert messages[2].status.status_code is StatusCode.ERROR
     assert messages[2].attributes["error.type"] == "ValueError"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("moment", ["on_start", "on_end"])
+def test_a_processor_of_the_programs_that_fails_takes_no_message(
+    moment: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    class Failing(SpanProcessor):
+        pass
+
+    def fail(_processor: Failing, span: Any, **_: object) -> None:
+        if active and span.name.startswith("WEBSOCKET"):
+            raise RuntimeError("of the processor")
+
+    active = True
+    setattr(Failing, moment, fail)
+    with installed(plugin, websocket_messages=True) as spans:
+        trace.get_tracer_provider().add_span_processor(Failing())  # type: ignore[attr-defined]
+        try:
+            talk(spans, application(("/ws", answers_with_its_span)), b"one", b"two")
+        finally:
+            active = False
+    assert {"work on one", "work on two"} < set(spans.names)
+    (record,) = agent_errors
+    agent_errors.clear()
+    assert "of a WebSocket failed" in record.getMessage()
 
 
 def test_a_ping_is_no_message() -> None:

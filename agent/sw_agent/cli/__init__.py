@@ -56,9 +56,9 @@ def _dispatch(command: str, rest: Sequence[str]) -> int:
         print(HELP.format(commands="\n".join(f"  {name:<9} {does}" for name, does in COMMANDS.items())), end="")
         return 0
     if command in ("-V", "--version"):
-        from importlib.metadata import version
+        from .._version import VERSION
 
-        print("sw-python", version("sw-python"))
+        print("sw-python", VERSION)
         return 0
     if command not in COMMANDS:
         sys.stderr.write(f"sw-python: {_unknown(command)}\n")
