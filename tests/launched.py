@@ -42,6 +42,7 @@ class Launched:
                 "PYTHONFAULTHANDLER": "1",
                 "SW_EXPORT_TO": "local",
                 "SW_EXPORT_PATH": self.store,
+                "SW_EXPORT_EXIT_TIMEOUT": "60",  # also on a busy machine, where imports alone take seconds
                 **environ,
             },
             stdin=subprocess.PIPE,

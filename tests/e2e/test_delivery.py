@@ -72,7 +72,6 @@ def test_what_ended_before_the_end_is_delivered(launch: Launch, end: str, protoc
             SW_EXPORT_TO="otlp",
             SW_EXPORT_ENDPOINT=collector.endpoint,
             SW_EXPORT_PROTOCOL=protocol,
-            SW_EXPORT_EXIT_TIMEOUT="60",
         )
         _, err = app.end_with_stderr(status)
         assert "sw-python" not in err
@@ -121,7 +120,7 @@ for number in range(300):
     apps = []
     for folder in folders:
         folder.mkdir()
-        apps.append(launch(code, folder=folder, SW_EXPORT_PATH=store, SW_EXPORT_EXIT_TIMEOUT="60"))
+        apps.append(launch(code, folder=folder, SW_EXPORT_PATH=store))
     for app in apps:
         app.end()
     apps[0].store = store
@@ -166,7 +165,7 @@ def test_a_span_arrives_with_its_thread_and_its_process(launch: Launch) -> None:
 
 def test_a_collector_that_is_down_costs_one_line(launch: Launch) -> None:
     with nobody() as endpoint:
-        app = launch(SPANS, SW_EXPORT_TO="otlp", SW_EXPORT_ENDPOINT=endpoint, SW_EXPORT_EXIT_TIMEOUT="60")
+        app = launch(SPANS, SW_EXPORT_TO="otlp", SW_EXPORT_ENDPOINT=endpoint)
         begun = time.monotonic()
         out, err = app.end_with_stderr()
         assert time.monotonic() - begun < 60

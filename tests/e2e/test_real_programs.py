@@ -14,6 +14,8 @@ import toolz
 from launched import SW_PYTHON, own_environ
 from sw_agent.export.store import read_trace, read_traces
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
@@ -31,7 +33,7 @@ def source_tree(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], environ: dict[str, str], cwd: Path) -> tuple[int, str, str]:
-    done = subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=280)
     return done.returncode, done.stdout, done.stderr
 
 
