@@ -29,6 +29,7 @@ _config: Config | None = None
 _forking = LateLock()
 _interrupted = False  # by Ctrl-C, during the fork that is under way
 _paused = False  # the worker, for the fork that is under way
+_silent = False  # the agent's threads, for the fork that is under way
 _store_file: Any = None  # `export.store_file`, where it has closed its files for the fork that is under way
 _when_forked: list[Callable[[], None]] = []
 _before_end: list[Callable[[BaseException | None], None]] = []
@@ -196,12 +197,15 @@ def stand_aside_first() -> None:
 
 def _before_fork() -> None:
     """Let worker, files and signals stand aside. Nobody else forks meanwhile: each fork undoes this for itself."""
-    global _paused, _store_file
+    global _paused, _silent, _store_file
     if pipeline is None or _forking.lock._is_owned():  # it is called twice
         return
     try:
         _forking.lock.acquire()
-        _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
+        try:
+            _paused = pipeline is not None and pipeline.worker.pause(FORK_WAIT)
+        finally:
+            _silent = _log.writing.lock.acquire(timeout=FORK_WAIT)
         module: Any = sys.modules.get("sw_agent.export.store_file")
         _store_file = module if module is not None and module.before_fork() else None
         _sigterm.stand_aside()
@@ -210,11 +214,13 @@ def _before_fork() -> None:
 
 
 def _in_parent() -> None:
-    global _paused, _store_file
+    global _paused, _silent, _store_file
     if not _forking.lock._is_owned():
         return
-    paused, store_file, _paused, _store_file = _paused, _store_file, False, None
+    paused, silent, store_file, _paused, _silent, _store_file = _paused, _silent, _store_file, False, False, None
     try:
+        if silent:
+            _log.writing.lock.release()
         if store_file is not None:
             store_file.after_fork_in_parent()
         if paused and pipeline is not None:
@@ -254,8 +260,9 @@ def _not_lost(error: BaseException, place: str) -> None:
 
 
 def _in_child() -> None:
-    global _forking, _interrupted, _paused, _store_file
-    _forking, _interrupted, _paused, _store_file = LateLock(), False, False, None
+    global _forking, _interrupted, _paused, _silent, _store_file
+    _forking, _interrupted, _paused, _silent, _store_file = LateLock(), False, False, False, None
+    _log.writing = LateLock()
     if pipeline is None:
         return
     try:

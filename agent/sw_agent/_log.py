@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ._threads import LateLock
 from ._unhidden import Unhidden
 
 TYPE_CHECKING = False
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+# Held by who writes to stderr for the agent, and over each fork: the child of a fork in the midst of a write could
+# never write there itself, since nobody in it would release Python's own lock.
+writing = LateLock()
 _logger: logging.Logger | None = None
 _level = "WARNING"
 _redact: Sequence[str] = ()
@@ -38,7 +42,14 @@ def logger() -> logging.Logger:
         _logger = logging.getLogger("sw_agent")
         _logger.propagate = False
         _logger.setLevel(_level)
-        handler = logging.StreamHandler()
+        handler: Any = logging.StreamHandler()
+        emit = handler.emit
+
+        def emit_alone(record: logging.LogRecord) -> None:
+            with writing.lock:
+                emit(record)
+
+        handler.emit = emit_alone
         formatter: Any = logging.Formatter("sw-python: %(levelname)s: %(message)s")
         formatted = formatter.format
         values = Values(_redact)

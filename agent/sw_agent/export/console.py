@@ -6,6 +6,7 @@ import sys
 
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
+from .. import _log
 from .output import Outcome
 
 TYPE_CHECKING = False
@@ -26,8 +27,9 @@ class ConsoleOutput:
         if stream is not None:
             text = "".join(f"{line(span)}\n" for span in spans)
             encoding = stream.encoding or "utf-8"
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            stream.flush()
+            with _log.writing.lock:
+                stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+                stream.flush()
         outcome.done = len(spans)
 
     def end_round(self, until: float, ending: bool) -> Outcome:  # noqa: ARG002
