@@ -201,8 +201,6 @@ class InSnapshot:
                 raise
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__wrapped__":  # not set yet: a copy under construction
-            raise AttributeError(name)
         return getattr(self.__wrapped__, name)
 
     def __eq__(self, other: object) -> bool:
