@@ -280,6 +280,18 @@ def function(number: int, *, name: str = "default") -> tuple[int, str, str | Non
     return number, name, current_name()
 
 
+class Job:
+    """A callable that is equal to jobs only, and says so of everything else."""
+
+    def __call__(self) -> None:
+        """Nothing."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job)
+
+    __hash__ = object.__hash__
+
+
 class TestWrapped:
     def test_runs_in_the_context_of_the_snapshot(self) -> None:
         assert taken_in("taken").wrap(function)(1, name="one") == (1, "one", "taken")
@@ -289,6 +301,7 @@ class TestWrapped:
         assert wrapped == function
         assert function == wrapped
         assert wrapped == taken_in("other").wrap(function)
+        assert taken_in("taken").wrap(Job()) == taken_in("other").wrap(Job())
         assert wrapped != print
         assert hash(wrapped) == hash(function)
         assert repr(wrapped) == repr(function)
