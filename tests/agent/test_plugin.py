@@ -441,6 +441,20 @@ def test_a_carry_that_fails_leaves_the_item_as_it_is(
     agent_errors.clear()
 
 
+def test_a_hook_is_used_when_its_module_is_there_and_undone(plugin: Plugin, name: str) -> None:
+    hooked: list[Any] = []
+
+    def use(module: Any) -> Any:
+        hooked.append(module)
+        return hooked.clear
+
+    plugin.hook(name)(use)
+    plugin.install()
+    assert hooked == [library(name)]
+    plugin.uninstall()
+    assert hooked == []
+
+
 @pytest.mark.parametrize("undo", [None, 5, lambda: 1 / 0])
 def test_a_hook_that_cannot_be_undone_is_said_and_the_rest_comes_out(
     plugin: Plugin, name: str, agent_errors: list[logging.LogRecord], undo: Any
