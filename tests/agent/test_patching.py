@@ -154,6 +154,22 @@ def test_an_interceptor_sees_instance_and_arguments_and_may_change_them(library:
     assert seen == [(instance, (1,), {"b": 3}), (None, (1,), {})]
 
 
+@pytest.mark.parametrize("kind", ["around", "before", "within"])
+def test_a_call_by_names_alone_is_intercepted_too(library: Any, kind: str) -> None:
+    seen: list[Any] = []
+
+    def see(*arguments: Any) -> Any:
+        seen.append(arguments[-3:])
+        return pass_on(*arguments) if kind == "around" else None
+
+    patched(library, "coroutine", see, kind)
+    assert asyncio.run(library.coroutine(a=1)) == 1
+    if kind != "within":
+        patched(library, "function", see, kind)
+        assert library.function(a=1) == (1, 2, 3)
+    assert seen == [(None, (), {"a": 1})] * (1 if kind == "within" else 2)
+
+
 def test_what_runs_before_may_change_the_arguments(library: Any) -> None:
     seen: list[Any] = []
 
