@@ -154,6 +154,21 @@ def test_an_interceptor_sees_instance_and_arguments_and_may_change_them(library:
     assert seen == [(instance, (1,), {"b": 3}), (None, (1,), {})]
 
 
+@pytest.mark.parametrize("kind", ["around", "before"])
+def test_a_class_is_the_instance_of_its_methods_and_what_has_no_instance_shows_none(library: Any, kind: str) -> None:
+    seen: list[Any] = []
+
+    def see(*arguments: Any) -> Any:
+        seen.append(arguments[-3:])
+        return pass_on(*arguments) if kind == "around" else None
+
+    for path in ("Library.of_class", "Library.of_nobody", "Library.hypot"):
+        patched(library, path, see, kind)
+    instance = library.Library()
+    instance.of_class(1), instance.of_nobody(1), instance.hypot(3, 4)
+    assert seen == [(library.Library, (1,), {}), (None, (1,), {}), (None, (3, 4), {})]
+
+
 @pytest.mark.parametrize("kind", ["around", "before", "within"])
 def test_a_call_by_names_alone_is_intercepted_too(library: Any, kind: str) -> None:
     seen: list[Any] = []
@@ -571,10 +586,19 @@ def test_an_interceptor_that_keeps_an_error_to_itself_has_not_handled_it(
         with contextlib.suppress(ValueError):
             wrapped(*args, **kwargs)
 
-    patched(library, "fail", swallow)
+    async def swallow_later(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> None:
+        with contextlib.suppress(ValueError):
+            await wrapped(*args, **kwargs)
+
+    ran: list[int] = []
+    for path, interceptor in (("fail", swallow), ("fail_later", swallow_later)):
+        patched(library, path, lambda *_: ran.append(1), "before")
+        patched(library, path, interceptor)
     with pytest.raises(ValueError, match="of the program"):
         library.fail(ValueError("of the program"))
-    assert len(contained(agent_errors)) == 1
+    with pytest.raises(ValueError, match="of the program"):
+        asyncio.run(library.fail_later(ValueError("of the program")))
+    assert len(ran) == len(contained(agent_errors)) == 2
 
 
 NO_CALLS: list[Any] = [
