@@ -75,6 +75,7 @@ class Library(Base):
         return self, a
 
 number = 7
+nothing = None
 same = function
 '''
 
@@ -338,8 +339,9 @@ def test_a_target_that_is_missing_or_no_function_is_refused(library: Any) -> Non
     for path in ("missing", "Missing.method", "Library.missing"):
         with pytest.raises(TargetNotFoundError, match=f"library:{path} does not exist"):
             patched(library, path)
-    with pytest.raises(TypeError, match="library:number is no function"):
-        patched(library, "number")
+    for path in ("number", "nothing"):
+        with pytest.raises(TypeError, match=f"library:{path} is no function"):
+            patched(library, path)
 
 
 def test_misuse_raises_the_error_of_the_library(library: Any) -> None:
