@@ -288,6 +288,21 @@ def test_where_somebody_else_patched_since_nothing_is_put_back_but_the_intercept
     assert calls == []
 
 
+def test_what_is_put_back_after_the_interceptor_came_out_is_intercepted_when_it_goes_in_again(library: Any) -> None:
+    """As `mock.patch` puts back what it found."""
+    calls: list[int] = []
+    original = library.function
+    patch = patched(library, "function", lambda *_: calls.append(1), "before")
+    ours = library.function
+    patch.uninstall()
+    library.function = ours
+    patch.install(library)
+    library.function(1)
+    assert calls == [1]
+    patch.uninstall()
+    assert library.function is original
+
+
 def test_two_interceptors_at_one_function_come_out_one_by_one(library: Any) -> None:
     calls: list[str] = []
     original = library.function
