@@ -11,14 +11,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import Link, Tracer
 
 from sw_agent import _log
 from sw_agent.export.output import Loss, Outcome
@@ -172,6 +172,98 @@ def test_a_thread_that_threading_does_not_know_stays_unknown_to_it(output: Kept)
     assert piped.pipeline.flush(FOREVER)
     assert str(output.batches[0][0].attributes["thread.name"]).startswith("thread-")  # type: ignore[index]
     assert threading.enumerate() == before
+
+
+def test_what_the_program_says_of_a_span_comes_before_the_thread(output: Kept) -> None:
+    piped = Piped(output)
+    limited = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits(max_span_attributes=3))
+    limited.add_span_processor(piped.pipeline)  # type: ignore[arg-type]
+    for own in ({"a": 1}, {"a": 1, "b": 2}):
+        limited.get_tracer("tests").start_span("span", attributes=own).end()
+    assert piped.pipeline.flush(FOREVER)
+    with_room, without = (span.attributes or {} for span in output.batches[0])
+    assert set(with_room) == {"a", "thread.id", "thread.name"}
+    assert set(without) == {"a", "b"}
+
+
+class OfAnotherSdk:
+    """A span that has only what the API promises."""
+
+    def __init__(self) -> None:
+        self.context = SimpleNamespace(span_id=7, trace_flags=1)
+        self.noted: dict[str, Any] = {}
+
+    def set_attributes(self, attributes: dict[str, Any]) -> None:
+        self.noted |= attributes
+
+
+class Unwritable(OfAnotherSdk):
+    _attributes = SimpleNamespace(_dict=MappingProxyType({}), maxlen=100)
+
+
+class Raising(OfAnotherSdk):
+    def set_attributes(self, attributes: dict[str, Any]) -> None:
+        raise LookupError
+
+
+@pytest.mark.parametrize("kind", [OfAnotherSdk, Unwritable, Raising])
+def test_a_span_of_another_sdk_is_noted_and_queued_too(
+    output: Kept, kind: type[Any], agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    span: Any = kind()
+    piped.pipeline.on_start(span)
+    piped.pipeline.on_end(span)
+    assert (piped.pipeline.books.ended, piped.pipeline.waiting) == (1, 1)
+    if kind is Raising:
+        assert [record.getMessage().partition(" failed")[0] for record in agent_errors] == ["noting a span that begins"]
+        agent_errors.clear()
+    else:
+        assert span.noted == {"thread.id": threading.get_ident(), "thread.name": "MainThread"}
+    piped.pipeline._queue.clear()
+
+
+def test_events_and_links_leave_with_their_span(output: Kept) -> None:
+    piped = Piped(output)
+    other = piped.tracer.start_span("other")
+    span = piped.tracer.start_span("span", links=[Link(other.get_span_context())])
+    span.add_event("event")
+    span.end()
+    other.end()
+    assert piped.pipeline.flush(FOREVER)
+    sent, plain = output.batches[0]
+    assert [event.name for event in sent.events] == ["event"]
+    assert [link.context for link in sent.links] == [other.get_span_context()]
+    assert not plain.events
+    assert not plain.links
+
+
+def test_without_an_output_spans_are_counted_and_nothing_is_said(output: Kept, said: Callable[[], list[str]]) -> None:
+    piped = Piped(output, to=())
+    piped.spans("a")
+    left_open = piped.tracer.start_span("open")
+    assert piped.pipeline.books.dropped == {"no output": 1}
+    piped.pipeline.end(FOREVER)
+    assert piped.pipeline.balance() == (
+        "spans: 2 started = 1 ended + 1 open + 0 forgotten; 1 ended = 0 delivered + 0 spooled + "
+        "1 dropped {'no output': 1} + 0 waiting; 0 resent"
+    )
+    left_open.end()
+    assert (output.names, said()) == ([], [])
+
+
+def test_a_failure_while_flushing_is_the_agents(
+    output: Kept, monkeypatch: pytest.MonkeyPatch, agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    with monkeypatch.context() as patched:
+        patched.setattr(piped.pipeline.worker, "finish", lambda _timeout: 1 / 0)
+        assert piped.pipeline.force_flush() is False
+        piped.pipeline.shutdown()
+    assert [record.getMessage().partition(" failed")[0] for record in agent_errors] == ["flushing"]
+    agent_errors.clear()
+    piped.spans("a")
+    assert piped.pipeline.force_flush() is True
 
 
 def test_spans_leave_in_batches_of_the_configured_size(output: Kept) -> None:
