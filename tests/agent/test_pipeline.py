@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from opentelemetry.trace import Link, Tracer
 
 from sw_agent import _log
 from sw_agent.export.output import Loss, Outcome
-from sw_agent.export.pipeline import Pipeline
+from sw_agent.export.pipeline import Pipeline, _open_outputs
 
 FOREVER = 60.0
 
@@ -149,6 +150,13 @@ def said() -> Iterator[Callable[[], list[str]]]:
     _log.logger().removeHandler(handler)
 
 
+def failed(agent_errors: list[logging.LogRecord]) -> list[str]:
+    """Take what the agent has said at ERROR: what has failed."""
+    messages = [record.getMessage().partition(" failed")[0] for record in agent_errors]
+    agent_errors.clear()
+    return messages
+
+
 def test_a_span_carries_the_thread_it_began_in(output: Kept) -> None:
     piped = Piped(output)
     thread = threading.Thread(target=piped.spans, args=("there",), name="elsewhere")
@@ -216,8 +224,7 @@ def test_a_span_of_another_sdk_is_noted_and_queued_too(
     piped.pipeline.on_end(span)
     assert (piped.pipeline.books.ended, piped.pipeline.waiting) == (1, 1)
     if kind is Raising:
-        assert [record.getMessage().partition(" failed")[0] for record in agent_errors] == ["noting a span that begins"]
-        agent_errors.clear()
+        assert failed(agent_errors) == ["noting a span that begins"]
     else:
         assert span.noted == {"thread.id": threading.get_ident(), "thread.name": "MainThread"}
     piped.pipeline._queue.clear()
@@ -260,8 +267,7 @@ def test_a_failure_while_flushing_is_the_agents(
         patched.setattr(piped.pipeline.worker, "finish", lambda _timeout: 1 / 0)
         assert piped.pipeline.force_flush() is False
         piped.pipeline.shutdown()
-    assert [record.getMessage().partition(" failed")[0] for record in agent_errors] == ["flushing"]
-    agent_errors.clear()
+    assert failed(agent_errors) == ["flushing"]
     piped.spans("a")
     assert piped.pipeline.force_flush() is True
 
@@ -336,6 +342,58 @@ def test_an_output_that_raises_loses_its_batch_and_no_other(
     assert piped.pipeline.books.dropped == {"failure of the agent": 1}
     assert [record.getMessage() for record in agent_errors] == ["sending spans failed; the program goes on without it"]
     agent_errors.clear()
+
+
+@pytest.mark.parametrize(
+    ("to", "reason", "contained"),
+    [("local", "an output cannot be opened", []), ("otlp", "failure of the agent", ["opening the output otlp"])],
+)
+def test_an_output_that_cannot_be_opened_loses_its_spans_and_says_so(
+    output: Kept,
+    said: Callable[[], list[str]],
+    agent_errors: list[logging.LogRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    to: str,
+    reason: str,
+    contained: list[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "sw_agent.export.store", None)  # as on a Python without sqlite3
+    piped = Piped(output, to=(to,))  # and the configuration has nothing that OTLP needs
+    monkeypatch.setattr(piped.pipeline, "_open_outputs", _open_outputs)
+    piped.spans("a", "b")
+    assert piped.pipeline.flush(FOREVER)
+    assert piped.pipeline.books.dropped == {reason: 2}
+    assert said()[-1].startswith(f"spans dropped: 2 {reason}")
+    assert ("local: " in said()[-1]) == (to == "local")
+    assert failed(agent_errors) == contained
+
+
+def test_where_no_output_can_be_opened_at_all_spans_are_dropped_until_one_can(
+    output: Kept, agent_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = Piped(output)
+    with monkeypatch.context() as patched:
+        patched.setattr(piped.pipeline, "_open_outputs", lambda *_: 1 / 0)
+        piped.spans("a")
+        assert piped.pipeline.flush(FOREVER)
+    piped.spans("b")
+    assert piped.pipeline.flush(FOREVER)
+    assert piped.pipeline.books.dropped == {"failure of the agent": 1}
+    assert output.names == ["b"]
+    assert failed(agent_errors) == ["opening the outputs", "sending spans"]
+
+
+def test_an_output_that_fails_while_it_is_closed_is_opened_again(
+    output: Kept, agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    output.while_closing = lambda: 1 / 0
+    for name in "ab":
+        piped.spans(name)
+        assert piped.pipeline.worker.pause(FOREVER)
+        piped.pipeline.worker.resume()
+    assert (output.names, output.closed) == (["a", "b"], 2)
+    assert failed(agent_errors) == ["closing an output"]
 
 
 def test_a_span_that_is_not_sampled_is_neither_sent_nor_counted(output: Kept) -> None:
@@ -505,6 +563,42 @@ def test_spans_that_are_open_at_the_end_leave_as_incomplete_and_only_once(output
     assert left.end_time is not None
     assert left.end_time >= left.start_time
     assert (piped.pipeline.books.ended, piped.pipeline.books.dropped) == (2, {})
+    piped.assert_balanced()
+
+
+def test_an_open_span_that_cannot_leave_as_it_is_is_dropped_and_no_other(
+    output: Kept, agent_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sw_agent.export import incomplete
+
+    as_it_is = incomplete.as_it_is
+
+    def fail_once(span: Any) -> Any:
+        return as_it_is(span) if span.name != "odd" else 1 / 0
+
+    monkeypatch.setattr(incomplete, "as_it_is", fail_once)
+    piped = Piped(output)
+    left_open = [piped.tracer.start_span(name) for name in ("a", "odd", "b")]
+    piped.pipeline.end(FOREVER)
+    assert output.names == ["a", "b"]
+    assert piped.pipeline.books.dropped == {"failure of the agent": 1}
+    piped.assert_balanced()
+    assert failed(agent_errors) == ["a span that is still open"]
+    del left_open
+
+
+def test_what_cannot_be_kept_aside_is_dropped(
+    output: Kept, agent_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = Piped(output, batch_size=1)
+    monkeypatch.setattr(output, "standby", lambda: 1 / 0)
+    output.may_send.clear()
+    piped.spans("a")
+    assert output.asked.wait(FOREVER)
+    piped.spans("b")
+    piped.pipeline.end(0.01)
+    assert piped.pipeline.books.dropped == {"not sent in time": 2}
+    assert failed(agent_errors) == ["keeping spans"]
     piped.assert_balanced()
 
 
