@@ -107,10 +107,9 @@ class Entry:
     thread or task, what is current there stays, unless it is this context.
     """
 
-    __slots__ = ("_before", "_context", "_token")
+    __slots__ = ("_context", "_token")
 
     def __init__(self, context: Context | None) -> None:
-        self._before: Context | None = None
         self._context = context
         self._token: Token[Context] | None = None
 
@@ -128,7 +127,6 @@ class Entry:
         current = _current if _current is not None else _bound()
         if current is None:
             return
-        self._before = current.get()
         self._context = self._context or _empty  # also where nothing is current: what is left behind inside must go
         self._token = current.set(self._context)
 
@@ -141,7 +139,7 @@ class Entry:
             _current.reset(token)
         except (ValueError, RuntimeError):  # another task's or thread's token
             self._put_right()
-        self._before = self._context = self._token = None
+        self._context = self._token = None
 
     def _put_right(self) -> None:
         from ._detaching import put_right
@@ -173,7 +171,7 @@ class Restored(Entry):
         innermost = level.get(0)
         if innermost < self._level:
             self._put_right()
-            self._before = self._context = self._token = None
+            self._context = self._token = None
             return
         if innermost > self._level:
             global restores_out_of_order
@@ -203,8 +201,6 @@ class InSnapshot:
                 raise
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__wrapped__":  # not set yet: a copy under construction
-            raise AttributeError(name)
         return getattr(self.__wrapped__, name)
 
     def __eq__(self, other: object) -> bool:

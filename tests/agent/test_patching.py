@@ -8,19 +8,20 @@ import functools
 import gc
 import importlib
 import inspect
+import itertools
 import logging
 import pickle
 import sys
 import threading
 import traceback
 import weakref
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sw_agent import _containment
-from sw_agent._patching import Answer, Patch, TargetNotFoundError
+from sw_agent._patching import Answer, Default, Hook, Patch, TargetNotFoundError
 
 SOURCE = '''
 import math
@@ -74,6 +75,7 @@ class Library(Base):
         return self, a
 
 number = 7
+nothing = None
 same = function
 '''
 
@@ -104,13 +106,19 @@ def raw(library: Any, path: str) -> Any:
 PATHS = ["function", "Library.method", "Library.of_class", "Library.of_nobody", "Library.inherited", "Library.hypot"]
 
 
-@pytest.mark.parametrize("kind", ["around", "before"])
-@pytest.mark.parametrize("path", PATHS)
+COROUTINES = ["coroutine", "Library.later"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [*itertools.product(["around", "before"], PATHS + COROUTINES), *itertools.product(["within"], COROUTINES)],
+)
 def test_uninstall_puts_back_the_very_object(library: Any, path: str, kind: str) -> None:
     interceptor: Any = pass_on if kind == "around" else lambda *_: None
     before = raw(library, path)
     patch = patched(library, path, interceptor, kind)
     assert raw(library, path) is not before
+    patch.install(library)
     patch.uninstall()
     patch.uninstall()
     assert raw(library, path) is before
@@ -147,10 +155,50 @@ def test_an_interceptor_sees_instance_and_arguments_and_may_change_them(library:
     assert seen == [(instance, (1,), {"b": 3}), (None, (1,), {})]
 
 
+@pytest.mark.parametrize("kind", ["around", "before"])
+def test_a_class_is_the_instance_of_its_methods_and_what_has_no_instance_shows_none(library: Any, kind: str) -> None:
+    seen: list[Any] = []
+
+    def see(*arguments: Any) -> Any:
+        seen.append(arguments[-3:])
+        return pass_on(*arguments) if kind == "around" else None
+
+    for path in ("Library.of_class", "Library.of_nobody", "Library.hypot"):
+        patched(library, path, see, kind)
+    instance = library.Library()
+    instance.of_class(1), instance.of_nobody(1), instance.hypot(3, 4)
+    assert seen == [(library.Library, (1,), {}), (None, (1,), {}), (None, (3, 4), {})]
+
+
+@pytest.mark.parametrize("kind", ["around", "before", "within"])
+def test_a_call_by_names_alone_is_intercepted_too(library: Any, kind: str) -> None:
+    seen: list[Any] = []
+
+    def see(*arguments: Any) -> Any:
+        seen.append(arguments[-3:])
+        return pass_on(*arguments) if kind == "around" else None
+
+    patched(library, "coroutine", see, kind)
+    assert asyncio.run(library.coroutine(a=1)) == 1
+    if kind != "within":
+        patched(library, "function", see, kind)
+        assert library.function(a=1) == (1, 2, 3)
+    assert seen == [(None, (), {"a": 1})] * (1 if kind == "within" else 2)
+
+
 def test_what_runs_before_may_change_the_arguments(library: Any) -> None:
-    patched(library, "Library.method", lambda _instance, args, kwargs: ((args[0] + 1,), {**kwargs, "b": 9}), "before")
+    seen: list[Any] = []
+
+    def change(instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append(instance)
+        return (args[0] + 1,), {**kwargs, "b": 9}
+
+    patched(library, "Library.method", change, "before")
+    patched(library, "function", change, "before")
     instance = library.Library()
     assert instance.method(1) == (instance, 2, 9)
+    assert library.function(1) == (2, 9, 3)
+    assert seen == [instance, None]
 
 
 def test_a_patched_function_looks_like_itself(library: Any) -> None:
@@ -181,7 +229,9 @@ def test_a_patched_coroutine_function_is_one(library: Any) -> None:
         return await wrapped(args[0] + 1)
 
     patched(library, "coroutine", add_one)
+    patched(library, "Library.later")  # by an interceptor that is none
     assert inspect.iscoroutinefunction(library.coroutine)
+    assert inspect.iscoroutinefunction(library.Library.later)
     assert asyncio.run(library.coroutine(1)) == 2
 
 
@@ -212,19 +262,45 @@ def test_a_name_bound_to_the_patched_function_is_intercepted_once(library: Any) 
     assert library.same is original
 
 
-def test_where_somebody_else_patched_since_nothing_is_put_back_but_the_interceptor_stops(library: Any) -> None:
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("function", "before"), ("function", "around"), ("coroutine", "around"), ("coroutine", "within")],
+)
+def test_where_somebody_else_patched_since_nothing_is_put_back_but_the_interceptor_stops(
+    library: Any, path: str, kind: str
+) -> None:
     calls: list[int] = []
-    patch = patched(library, "function", lambda *_: calls.append(1), "before")
-    ours = library.function
+
+    def count(*arguments: Any) -> Any:
+        calls.append(1)
+        return pass_on(*arguments) if kind == "around" else None
+
+    patch = patched(library, path, count, kind)
+    ours = getattr(library, path)
 
     def theirs(*args: Any, **kwargs: Any) -> Any:
         return ours(*args, **kwargs)
 
-    library.function = theirs
+    setattr(library, path, theirs)
     patch.uninstall()
-    assert library.function is theirs
-    assert library.function(1) == (1, 2, 3)
+    assert getattr(library, path) is theirs
+    assert (theirs(1) if path == "function" else (asyncio.run(theirs(1)), 2, 3)) == (1, 2, 3)
     assert calls == []
+
+
+def test_what_is_put_back_after_the_interceptor_came_out_is_intercepted_when_it_goes_in_again(library: Any) -> None:
+    """As `mock.patch` puts back what it found."""
+    calls: list[int] = []
+    original = library.function
+    patch = patched(library, "function", lambda *_: calls.append(1), "before")
+    ours = library.function
+    patch.uninstall()
+    library.function = ours
+    patch.install(library)
+    library.function(1)
+    assert calls == [1]
+    patch.uninstall()
+    assert library.function is original
 
 
 def test_two_interceptors_at_one_function_come_out_one_by_one(library: Any) -> None:
@@ -278,8 +354,9 @@ def test_a_target_that_is_missing_or_no_function_is_refused(library: Any) -> Non
     for path in ("missing", "Missing.method", "Library.missing"):
         with pytest.raises(TargetNotFoundError, match=f"library:{path} does not exist"):
             patched(library, path)
-    with pytest.raises(TypeError, match="library:number is no function"):
-        patched(library, "number")
+    for path in ("number", "nothing"):
+        with pytest.raises(TypeError, match=f"library:{path} is no function"):
+            patched(library, path)
 
 
 def test_misuse_raises_the_error_of_the_library(library: Any) -> None:
@@ -287,6 +364,60 @@ def test_misuse_raises_the_error_of_the_library(library: Any) -> None:
     for call in (library.Library.method, library.Library().method):
         with pytest.raises(TypeError, match=r"Library\.method\(\) missing"):
             call()
+
+
+@pytest.mark.parametrize("kind", ["around", "before", "within"])
+def test_a_method_is_called_with_its_instance_in_front_or_by_name(library: Any, kind: str) -> None:
+    if kind != "within":
+        patched(library, "Library.method", pass_on if kind == "around" else lambda *_: None, kind)
+    patched(library, "Library.later", pass_on if kind == "around" else lambda *_: None, kind)
+    instance = library.Library()
+    assert library.Library.method(self=instance, a=1) == (instance, 1, 2)
+    assert asyncio.run(library.Library.later(self=instance, a=1)) == (instance, 1)
+    assert asyncio.run(library.Library.later(instance, 1)) == asyncio.run(instance.later(1)) == (instance, 1)
+
+
+# What is no function
+
+
+def test_a_hook_is_used_once_and_undone_once(library: Any) -> None:
+    calls: list[str] = []
+
+    def use(module: Any) -> Any:
+        calls.append(module.__name__)
+        return lambda: calls.append("undone")
+
+    hook = Hook("library", use)
+    hook.uninstall()
+    for _ in range(2):
+        hook.install(library)
+    for _ in range(2):
+        hook.uninstall()
+    assert calls == ["library", "undone"]
+
+
+def test_an_attribute_is_given_to_a_class_that_has_none_and_taken_away_again(library: Any) -> None:
+    default = Default("library:Library.new", 7)
+    default.uninstall()
+    default.install(library)
+    default.install(library)
+    assert library.Library().new == 7
+    default.uninstall()
+    assert not hasattr(library.Library, "new")
+    library.Library.new = "their own"
+    default.uninstall()
+    default.install(library)
+    default.uninstall()
+    assert library.Library.new == "their own"
+
+
+def test_an_attribute_that_the_program_has_taken_away_itself_is_no_harm(library: Any) -> None:
+    default = Default("library:Library.new", 7)
+    default.install(library)
+    del library.Library.new
+    default.uninstall()
+    with pytest.raises(TargetNotFoundError, match=r"library:Missing\.new does not exist"):
+        Default("library:Missing.new", 7).install(library)
 
 
 # Containment
@@ -370,6 +501,21 @@ def test_errors_of_the_program_are_not_the_agents(library: Any, error: BaseExcep
     assert _containment.failures == {}
 
 
+@pytest.mark.parametrize("kind", ["around", "before", "within"])
+def test_what_interrupts_an_interceptor_is_the_programs_too(library: Any, kind: str) -> None:
+    """Ctrl-C, or the cancellation of a task, while it is an interceptor that runs."""
+    error = KeyboardInterrupt()
+
+    def interrupted(*_: Any) -> Any:
+        raise error
+
+    for path in ("coroutine",) if kind == "within" else ("coroutine", "function"):
+        patched(library, path, interrupted, kind)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            library.function(1) if path == "function" else asyncio.run(library.coroutine(1))
+        assert raised.value is error
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="cannot take a frame out of a traceback")
 @pytest.mark.parametrize("kind", ["around", "before"])
 def test_no_frame_of_the_agent_is_in_the_programs_tracebacks(library: Any, kind: str) -> None:
@@ -383,6 +529,21 @@ def test_no_frame_of_the_agent_is_in_the_programs_tracebacks(library: Any, kind:
     natively = frames()
     patched(library, "fail", pass_on if kind == "around" else lambda *_: None, kind)
     assert frames() == natively
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="cannot take a frame out of a traceback")
+@pytest.mark.parametrize("kind", ["around", "before", "within"])
+def test_nor_in_those_of_coroutines(library: Any, kind: str) -> None:
+    async def frames() -> list[str]:
+        try:
+            await library.fail_later(ValueError())
+        except ValueError as error:
+            return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        raise AssertionError
+
+    natively = asyncio.run(frames())
+    patched(library, "fail_later", pass_on if kind == "around" else lambda *_: None, kind)
+    assert asyncio.run(frames()) == natively
 
 
 def test_an_interceptor_may_answer_in_the_place_of_the_function(library: Any) -> None:
@@ -400,7 +561,7 @@ class FalseToo:
         raise LookupError("is it true?")
 
 
-NO_ANSWERS: list[Any] = [5, (), (1, 2, 3), "two", object(), FalseToo(), None, lambda: None]
+NO_ANSWERS: list[Any] = [5, (), (1, 2, 3), "two", object(), FalseToo(), None, lambda: None, SimpleNamespace(value=5)]
 
 
 @pytest.mark.parametrize("calls", ["before it is called", "after it was called"])
@@ -442,10 +603,19 @@ def test_an_interceptor_that_keeps_an_error_to_itself_has_not_handled_it(
         with contextlib.suppress(ValueError):
             wrapped(*args, **kwargs)
 
-    patched(library, "fail", swallow)
+    async def swallow_later(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> None:
+        with contextlib.suppress(ValueError):
+            await wrapped(*args, **kwargs)
+
+    ran: list[int] = []
+    for path, interceptor in (("fail", swallow), ("fail_later", swallow_later)):
+        patched(library, path, lambda *_: ran.append(1), "before")
+        patched(library, path, interceptor)
     with pytest.raises(ValueError, match="of the program"):
         library.fail(ValueError("of the program"))
-    assert len(contained(agent_errors)) == 1
+    with pytest.raises(ValueError, match="of the program"):
+        asyncio.run(library.fail_later(ValueError("of the program")))
+    assert len(ran) == len(contained(agent_errors)) == 2
 
 
 NO_CALLS: list[Any] = [

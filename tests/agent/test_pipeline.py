@@ -8,21 +8,22 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import Link, Tracer
 
 from sw_agent import _log
 from sw_agent.export.output import Loss, Outcome
-from sw_agent.export.pipeline import Pipeline
+from sw_agent.export.pipeline import Pipeline, _open_outputs
 
 FOREVER = 60.0
 
@@ -149,6 +150,13 @@ def said() -> Iterator[Callable[[], list[str]]]:
     _log.logger().removeHandler(handler)
 
 
+def failed(agent_errors: list[logging.LogRecord]) -> list[str]:
+    """Take what the agent has said at ERROR: what has failed."""
+    messages = [record.getMessage().partition(" failed")[0] for record in agent_errors]
+    agent_errors.clear()
+    return messages
+
+
 def test_a_span_carries_the_thread_it_began_in(output: Kept) -> None:
     piped = Piped(output)
     thread = threading.Thread(target=piped.spans, args=("there",), name="elsewhere")
@@ -172,6 +180,96 @@ def test_a_thread_that_threading_does_not_know_stays_unknown_to_it(output: Kept)
     assert piped.pipeline.flush(FOREVER)
     assert str(output.batches[0][0].attributes["thread.name"]).startswith("thread-")  # type: ignore[index]
     assert threading.enumerate() == before
+
+
+def test_what_the_program_says_of_a_span_comes_before_the_thread(output: Kept) -> None:
+    piped = Piped(output)
+    limited = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits(max_span_attributes=3))
+    limited.add_span_processor(piped.pipeline)  # type: ignore[arg-type]
+    for own in ({"a": 1}, {"a": 1, "b": 2}):
+        limited.get_tracer("tests").start_span("span", attributes=own).end()
+    assert piped.pipeline.flush(FOREVER)
+    with_room, without = (span.attributes or {} for span in output.batches[0])
+    assert set(with_room) == {"a", "thread.id", "thread.name"}
+    assert set(without) == {"a", "b"}
+
+
+class OfAnotherSdk:
+    """A span that has only what the API promises."""
+
+    def __init__(self) -> None:
+        self.context = SimpleNamespace(span_id=7, trace_flags=1)
+        self.noted: dict[str, Any] = {}
+
+    def set_attributes(self, attributes: dict[str, Any]) -> None:
+        self.noted |= attributes
+
+
+class Unwritable(OfAnotherSdk):
+    _attributes = SimpleNamespace(_dict=MappingProxyType({}), maxlen=100)
+
+
+class Raising(OfAnotherSdk):
+    def set_attributes(self, attributes: dict[str, Any]) -> None:
+        raise LookupError
+
+
+@pytest.mark.parametrize("kind", [OfAnotherSdk, Unwritable, Raising])
+def test_a_span_of_another_sdk_is_noted_and_queued_too(
+    output: Kept, kind: type[Any], agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    span: Any = kind()
+    piped.pipeline.on_start(span)
+    piped.pipeline.on_end(span)
+    assert (piped.pipeline.books.ended, piped.pipeline.waiting) == (1, 1)
+    if kind is Raising:
+        assert failed(agent_errors) == ["noting a span that begins"]
+    else:
+        assert span.noted == {"thread.id": threading.get_ident(), "thread.name": "MainThread"}
+    piped.pipeline._queue.clear()
+
+
+def test_events_and_links_leave_with_their_span(output: Kept) -> None:
+    piped = Piped(output)
+    other = piped.tracer.start_span("other")
+    span = piped.tracer.start_span("span", links=[Link(other.get_span_context())])
+    span.add_event("event")
+    span.end()
+    other.end()
+    assert piped.pipeline.flush(FOREVER)
+    sent, plain = output.batches[0]
+    assert [event.name for event in sent.events] == ["event"]
+    assert [link.context for link in sent.links] == [other.get_span_context()]
+    assert not plain.events
+    assert not plain.links
+
+
+def test_without_an_output_spans_are_counted_and_nothing_is_said(output: Kept, said: Callable[[], list[str]]) -> None:
+    piped = Piped(output, to=())
+    piped.spans("a")
+    left_open = piped.tracer.start_span("open")
+    assert piped.pipeline.books.dropped == {"no output": 1}
+    piped.pipeline.end(FOREVER)
+    assert piped.pipeline.balance() == (
+        "spans: 2 started = 1 ended + 1 open + 0 forgotten; 1 ended = 0 delivered + 0 spooled + "
+        "1 dropped {'no output': 1} + 0 waiting; 0 resent"
+    )
+    left_open.end()
+    assert (output.names, said()) == ([], [])
+
+
+def test_a_failure_while_flushing_is_the_agents(
+    output: Kept, monkeypatch: pytest.MonkeyPatch, agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    with monkeypatch.context() as patched:
+        patched.setattr(piped.pipeline.worker, "finish", lambda _timeout: 1 / 0)
+        assert piped.pipeline.force_flush() is False
+        piped.pipeline.shutdown()
+    assert failed(agent_errors) == ["flushing"]
+    piped.spans("a")
+    assert piped.pipeline.force_flush() is True
 
 
 def test_spans_leave_in_batches_of_the_configured_size(output: Kept) -> None:
@@ -244,6 +342,58 @@ def test_an_output_that_raises_loses_its_batch_and_no_other(
     assert piped.pipeline.books.dropped == {"failure of the agent": 1}
     assert [record.getMessage() for record in agent_errors] == ["sending spans failed; the program goes on without it"]
     agent_errors.clear()
+
+
+@pytest.mark.parametrize(
+    ("to", "reason", "contained"),
+    [("local", "an output cannot be opened", []), ("otlp", "failure of the agent", ["opening the output otlp"])],
+)
+def test_an_output_that_cannot_be_opened_loses_its_spans_and_says_so(
+    output: Kept,
+    said: Callable[[], list[str]],
+    agent_errors: list[logging.LogRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    to: str,
+    reason: str,
+    contained: list[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "sw_agent.export.store", None)  # as on a Python without sqlite3
+    piped = Piped(output, to=(to,))  # and the configuration has nothing that OTLP needs
+    monkeypatch.setattr(piped.pipeline, "_open_outputs", _open_outputs)
+    piped.spans("a", "b")
+    assert piped.pipeline.flush(FOREVER)
+    assert piped.pipeline.books.dropped == {reason: 2}
+    assert said()[-1].startswith(f"spans dropped: 2 {reason}")
+    assert ("local: " in said()[-1]) == (to == "local")
+    assert failed(agent_errors) == contained
+
+
+def test_where_no_output_can_be_opened_at_all_spans_are_dropped_until_one_can(
+    output: Kept, agent_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = Piped(output)
+    with monkeypatch.context() as patched:
+        patched.setattr(piped.pipeline, "_open_outputs", lambda *_: 1 / 0)
+        piped.spans("a")
+        assert piped.pipeline.flush(FOREVER)
+    piped.spans("b")
+    assert piped.pipeline.flush(FOREVER)
+    assert piped.pipeline.books.dropped == {"failure of the agent": 1}
+    assert output.names == ["b"]
+    assert failed(agent_errors) == ["opening the outputs", "sending spans"]
+
+
+def test_an_output_that_fails_while_it_is_closed_is_opened_again(
+    output: Kept, agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    output.while_closing = lambda: 1 / 0
+    for name in "ab":
+        piped.spans(name)
+        assert piped.pipeline.worker.pause(FOREVER)
+        piped.pipeline.worker.resume()
+    assert (output.names, output.closed) == (["a", "b"], 2)
+    assert failed(agent_errors) == ["closing an output"]
 
 
 def test_a_span_that_is_not_sampled_is_neither_sent_nor_counted(output: Kept) -> None:
@@ -413,6 +563,42 @@ def test_spans_that_are_open_at_the_end_leave_as_incomplete_and_only_once(output
     assert left.end_time is not None
     assert left.end_time >= left.start_time
     assert (piped.pipeline.books.ended, piped.pipeline.books.dropped) == (2, {})
+    piped.assert_balanced()
+
+
+def test_an_open_span_that_cannot_leave_as_it_is_is_dropped_and_no_other(
+    output: Kept, agent_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sw_agent.export import incomplete
+
+    as_it_is = incomplete.as_it_is
+
+    def fail_once(span: Any) -> Any:
+        return as_it_is(span) if span.name != "odd" else 1 / 0
+
+    monkeypatch.setattr(incomplete, "as_it_is", fail_once)
+    piped = Piped(output)
+    left_open = [piped.tracer.start_span(name) for name in ("a", "odd", "b")]
+    piped.pipeline.end(FOREVER)
+    assert output.names == ["a", "b"]
+    assert piped.pipeline.books.dropped == {"failure of the agent": 1}
+    piped.assert_balanced()
+    assert failed(agent_errors) == ["a span that is still open"]
+    del left_open
+
+
+def test_what_cannot_be_kept_aside_is_dropped(
+    output: Kept, agent_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = Piped(output, batch_size=1)
+    monkeypatch.setattr(output, "standby", lambda: 1 / 0)
+    output.may_send.clear()
+    piped.spans("a")
+    assert output.asked.wait(FOREVER)
+    piped.spans("b")
+    piped.pipeline.end(0.01)
+    assert piped.pipeline.books.dropped == {"not sent in time": 2}
+    assert failed(agent_errors) == ["keeping spans"]
     piped.assert_balanced()
 
 

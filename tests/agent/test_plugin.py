@@ -225,6 +225,18 @@ def test_items_carry_the_context_from_where_they_are_made_to_where_they_run(plug
     assert asked == []
 
 
+def test_items_that_the_library_does_not_have_are_said_and_the_rest_goes_on(
+    plugin: Plugin, name: str, agent_errors: list[logging.LogRecord]
+) -> None:
+    calls: list[int] = []
+    plugin.carry(f"{name}:Missing", made="__init__", run="run")(lambda *_: None)
+    plugin.before(f"{name}:submit")(lambda *_: calls.append(1))
+    plugin.install()
+    library(name).submit(print)
+    assert calls == [1]
+    assert len(messages(agent_errors)) == 3  # each of what is put in for it
+
+
 def test_items_without_context_run_in_an_empty_one(plugin: Plugin, name: str) -> None:
     carry(plugin, name)
     plugin.install()
@@ -439,6 +451,20 @@ def test_a_carry_that_fails_leaves_the_item_as_it_is(
         assert library(name).submit(lambda: 7).run().result == 7
     assert len(agent_errors) == 1
     agent_errors.clear()
+
+
+def test_a_hook_is_used_when_its_module_is_there_and_undone(plugin: Plugin, name: str) -> None:
+    hooked: list[Any] = []
+
+    def use(module: Any) -> Any:
+        hooked.append(module)
+        return hooked.clear
+
+    plugin.hook(name)(use)
+    plugin.install()
+    assert hooked == [library(name)]
+    plugin.uninstall()
+    assert hooked == []
 
 
 @pytest.mark.parametrize("undo", [None, 5, lambda: 1 / 0])

@@ -59,6 +59,7 @@ def test_a_snapshot_of_nothing_is_falsy() -> None:
 def test_a_snapshot_of_a_span_is_truthy_and_restores_it() -> None:
     taken = taken_in("taken")
     assert taken
+    assert repr(taken) == "<ContextSnapshot of 1 entries>"
     with taken.restore():
         assert current_name() == "taken"
     assert current_name() is None
@@ -106,6 +107,19 @@ def test_restores_that_are_left_in_the_wrong_order_end_where_they_began() -> Non
         second.__exit__(None, None, None)
         assert current_name() == "outer"
     assert snapshot.restores_out_of_order > before
+
+
+def test_only_what_is_left_before_what_is_inside_it_is_counted() -> None:
+    before = snapshot.restores_out_of_order
+    for _ in range(2):
+        with taken_in("outer").restore(), taken_in("inner").restore():
+            pass
+    assert snapshot.restores_out_of_order == before
+    outer, never_left = taken_in("outer").restore(), taken_in("inner").restore()
+    outer.__enter__()
+    never_left.__enter__()
+    outer.__exit__(None, None, None)
+    assert snapshot.restores_out_of_order == before + 1
 
 
 @given(st.permutations(range(4)))
@@ -193,6 +207,19 @@ def test_nothing_keeps_a_span_that_was_restored() -> None:
     assert freed() is None
 
 
+def test_nothing_keeps_a_span_whose_restore_was_left_in_another_thread() -> None:
+    with span() as kept:
+        restored = capture().restore()
+    freed = weakref.ref(kept)
+    del kept
+    thread = threading.Thread(target=restored.__enter__)
+    thread.start()
+    thread.join()
+    restored.__exit__(None, None, None)
+    gc.collect()
+    assert freed() is None
+
+
 def test_into_sets_one_variable_of_a_context() -> None:
     taken = taken_in("taken")
     variables = taken.into(contextvars.Context())
@@ -219,6 +246,7 @@ def test_alone_it_is_in_a_new_context_with_nothing_else(others: int, now: str | 
         assert len(variables) == 1
         assert variables.run(current_name) == "taken"
         assert len(ContextSnapshot().alone()) == 0
+        assert len(capture().alone()) == 0
         assert variables is not taken.alone()
 
     contextvars.Context().run(in_this_thread)
@@ -229,7 +257,8 @@ def test_a_link_points_to_the_span() -> None:
     link = taken.link()
     assert link is not None
     assert link.context == trace.get_current_span(taken.context).get_span_context()
-    assert ContextSnapshot().link() is None
+    with span("other"):
+        assert ContextSnapshot().link() is None
 
 
 def test_a_pickled_snapshot_keeps_span_baggage_and_moment() -> None:
@@ -251,6 +280,18 @@ def function(number: int, *, name: str = "default") -> tuple[int, str, str | Non
     return number, name, current_name()
 
 
+class Job:
+    """A callable that is equal to jobs only, and says so of everything else."""
+
+    def __call__(self) -> None:
+        """Nothing."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job)
+
+    __hash__ = object.__hash__
+
+
 class TestWrapped:
     def test_runs_in_the_context_of_the_snapshot(self) -> None:
         assert taken_in("taken").wrap(function)(1, name="one") == (1, "one", "taken")
@@ -260,6 +301,7 @@ class TestWrapped:
         assert wrapped == function
         assert function == wrapped
         assert wrapped == taken_in("other").wrap(function)
+        assert taken_in("taken").wrap(Job()) == taken_in("other").wrap(Job())
         assert wrapped != print
         assert hash(wrapped) == hash(function)
         assert repr(wrapped) == repr(function)
@@ -289,17 +331,92 @@ class TestWrapped:
         assert all("sw_agent" not in str(entry.path) for entry in raised.traceback)
 
 
+class OfThreads:
+    """A runtime context that needs no `contextvars`, as OTEL_PYTHON_CONTEXT may choose one."""
+
+    def __init__(self) -> None:
+        self.here = threading.local()
+
+    def get_current(self) -> context.Context:
+        return getattr(self.here, "current", context.Context())
+
+    def attach(self, current: context.Context) -> Any:
+        before, self.here.current = self.get_current(), current
+        return before
+
+    def detach(self, token: Any) -> None:
+        self.here.current = token
+
+
+def test_another_runtime_context_is_captured_and_restored_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_this_thread() -> None:
+        contextvars.ContextVar("other").set(1)
+        with span("outer"):
+            taken = taken_in("taken")
+            assert taken.run(current_name) == "taken"
+            assert current_name() == "outer"
+            assert len(capture().alone()) == 0
+
+    monkeypatch.setattr(context, "_RUNTIME_CONTEXT", OfThreads())
+    snapshot.bind(context)
+    try:
+        contextvars.Context().run(in_this_thread)
+    finally:
+        monkeypatch.undo()
+        snapshot.bind(context)
+
+
 def test_without_opentelemetry_there_is_nothing_and_it_is_not_imported() -> None:
     program = """
 import sys
+from _contextvars import Context
 from sw_agent.snapshot import capture, capture_if_active
 assert not capture() and capture_if_active() is None
 assert capture().run(int, "7") == 7
 assert capture().wrap(int)("7") == 7
+assert len(capture().alone()) == len(capture().into(Context())) == 0
 heavy = {"opentelemetry", "typing", "logging", "threading", "asyncio", "contextlib", "dataclasses", "inspect", "re"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-S", "-c", with_path(program)], check=True)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "attach(value) and capture().context['key']",
+        "ContextSnapshot(value).run(get_value, 'key')",
+        "ContextSnapshot(value).into(Context()).run(get_value, 'key')",
+        "set_current_context(value) or get_value('key')",
+    ],
+)
+def test_in_a_program_without_the_agent_whatever_comes_first_finds_opentelemetry(first: str) -> None:
+    program = f"""
+from contextvars import Context
+from opentelemetry.context import attach, get_value, set_value
+from sw_agent.snapshot import ContextSnapshot, capture, set_current_context
+value = set_value("key", "value")
+assert {first} == "value"
+"""
+    subprocess.run([sys.executable, "-c", with_path(program)], check=True)
+
+
+def test_work_may_be_the_first_to_load_opentelemetry() -> None:
+    program = """
+import sys
+from types import ModuleType
+from sw_agent.snapshot import ContextSnapshot, capture
+sys.modules["opentelemetry.context"] = ModuleType("opentelemetry.context")
+assert not capture()  # another thread has only begun with the import
+del sys.modules["opentelemetry.context"]
+def load():
+    from opentelemetry.context import attach, set_value
+    attach(set_value("key", "value"))
+    return capture()
+with capture().restore():
+    assert ContextSnapshot().run(load).context == {"key": "value"}
+"""
+    subprocess.run([sys.executable, "-c", with_path(program)], check=True)
 
 
 def with_path(program: str) -> str:
