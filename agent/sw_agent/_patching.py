@@ -7,6 +7,8 @@ result or its exception is what the program gets, unless the interceptor gives a
 
 from __future__ import annotations
 
+import sys
+
 from ._containment import contain, hide_frame
 
 TYPE_CHECKING = False
@@ -59,6 +61,7 @@ class Patch:
     `kind` is "around", "before" or "within" (see `Plugin.intercept`, `before` and `within`), or what makes the
     replacement: a function that has an attribute `__sw_stop__`, to be called when it shall intercept no more. An
     `optional` target may be missing. `when` names an option of the plugin without which the target is left as it is.
+    `after` names the module with which it is installed, if that is not the target's own.
     `contain` is called with the target and what an interceptor has raised there.
     """
 
@@ -70,12 +73,14 @@ class Patch:
         *,
         optional: bool = False,
         when: str = "",
+        after: str = "",
         contain: Callable[[str, BaseException], None] = contain,
     ) -> None:
         self.target = target
         self.optional = optional
         self.when = when
-        self.module = target.partition(":")[0]
+        self._home = target.partition(":")[0]
+        self.module = after or self._home
         self._interceptor = interceptor
         self._replace = _KINDS[kind] if isinstance(kind, str) else kind
         self._contain = contain
@@ -111,7 +116,7 @@ class Patch:
         elif not hasattr(found, "__get__"):
             # A function of C binds to no instance where a class keeps it as an attribute; neither may this one. That of
             # `os` calls itself one of `posix`, where this one is not to be found by its name.
-            replacement.__module__ = self.module
+            replacement.__module__ = self._home
             replacement = Unbound(replacement)
         setattr(owner, name, replacement)
         self._owner, self._name, self._original, self._replacement = owner, name, raw, replacement
@@ -137,7 +142,7 @@ class Patch:
         self._contain(self.target, error)
 
     def _resolve(self, module: ModuleType) -> tuple[Any, str]:
-        owner, name = _owner_of(self.target, module)
+        owner, name = _owner_of(self.target, module if self.module == self._home else sys.modules[self._home])
         if getattr(owner, name, _ABSENT) is _ABSENT:
             raise TargetNotFoundError(f"{self.target} does not exist")
         return owner, name

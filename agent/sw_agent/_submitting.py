@@ -69,6 +69,17 @@ def hanging(plugin: Plugin, failed: Failed, original: Function, interceptor: Fun
     return _compiled(source, original, sw_ask=ask, sw_failed=failed)
 
 
+def lending(
+    plugin: Plugin, attribute: str, kind: type, failed: Failed, original: Function, interceptor: Function
+) -> Function:
+    """Return a wrapper that lends an instance an attribute while the original runs; see `Plugin.lend`."""
+    source = _LENDING.replace("sw_attribute", attribute)
+    if plugin.captures_always:
+        source = source.replace("if not sw_context:", "if False:")
+    others = {"sw_lent_by": interceptor, "sw_kind": kind, "sw_failed": failed, "sw_hide_frame": hide_frame}
+    return _compiled(source, original, **others)
+
+
 def carrying(_failed: Failed, original: Function, _interceptor: object, _is_method: bool) -> Function:
     """Return a wrapper that calls a method in the context that was hung on its instance; see `Plugin.carry`."""
     return _compiled(_RESTORING, original, sw_restored_elsewhere=_restored_elsewhere)
@@ -86,7 +97,7 @@ def _restored_elsewhere() -> None:
     snapshot.restores_out_of_order += 1
 
 
-# Both are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
+# All are compiled with the very parameters of the original: passing `*args, **kwargs` on would be half of their cost.
 # What they ask for on the way of every piece of work they ask for in the fewest steps.
 
 _HANGING = """
@@ -99,6 +110,32 @@ def wrapper({parameters}):
         except Exception as sw_error:
             sw_failed(sw_error)
     return sw_result
+"""
+
+_LENDING = """
+def wrapper({parameters}):
+    sw_context = sw_snapshot.get_current()
+    if not sw_context:
+        return sw_original({parameters})
+    sw_lent = None
+    try:
+        if "sw_attribute" not in {instance}.__dict__:
+            sw_lent = sw_lent_by(sw_context, {instance})
+            if type(sw_lent) is sw_kind:
+                {instance}.sw_attribute = sw_lent
+            elif sw_lent is not None:
+                raise TypeError(f"returned no {{sw_kind.__name__}}, but {{type(sw_lent)}}")
+    except Exception as sw_error:
+        sw_failed(sw_error)
+    try:
+        return sw_original({parameters})
+    except BaseException as sw_error:
+        sw_hide_frame(sw_error)
+        raise
+    finally:
+        if sw_lent is not None:
+            {instance}.__dict__.pop("sw_attribute", None)
+        del {names}, sw_context, sw_lent
 """
 
 _RESTORING = """

@@ -20,7 +20,7 @@ import sys
 from itertools import count
 
 from . import _imports, _log, _provider
-from ._containment import contain, say
+from ._containment import contain, hide_frame, say
 from ._hop import (
     NOTHING,
     Hop,
@@ -33,7 +33,7 @@ from ._hop import (
 )
 from ._patching import Answer, Default, Hook, Patch, TargetNotFoundError
 from ._provider import set_attributes
-from ._submitting import capturing, carrying, detaching, hanging
+from ._submitting import capturing, carrying, detaching, hanging, lending
 from ._worker import Inbox, Outbox
 from .snapshot import EMPTY, ContextSnapshot, Entry, capture, capture_if_active, current_context
 
@@ -67,6 +67,7 @@ __all__ = [
     "Plugin",
     "capture_if_active",
     "child_ending",
+    "hide_frame",
     "inside",
     "is_failure",
     "is_installed",
@@ -161,7 +162,7 @@ class Plugin:
         An `optional` target may be missing in some versions of the library. `when` names an option without which the
         function is left as it is.
         """
-        return self._patch(target, "around", optional, when)
+        return self._patch(target, "around", optional=optional, when=when)
 
     def before(self, target: str, *, optional: bool = False, when: str = "") -> Callable[[F], F]:
         """Call the decorated function with `(instance, args, kwargs)` before the function at `target`.
@@ -169,7 +170,7 @@ class Plugin:
         The lighter kind of interceptor: to capture a snapshot, or to change the arguments. It returns None to leave
         these alone, or the `(args, kwargs)` to go on with.
         """
-        return self._patch(target, "before", optional, when)
+        return self._patch(target, "before", optional=optional, when=when)
 
     def within(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
         """Call the decorated function with `(instance, args, kwargs)` before the coroutine function at `target`.
@@ -177,15 +178,16 @@ class Plugin:
         It returns None, or an object whose `leave(error)` is called when the coroutine has ended, with what it raised:
         an `Entry` that is entered, a span and its context. One more coroutine, where `intercept` takes three.
         """
-        return self._patch(target, "within", optional)
+        return self._patch(target, "within", optional=optional)
 
-    def capture(self, target: str, *, optional: bool = False) -> Callable[[F], F]:
+    def capture(self, target: str, *, optional: bool = False, after: str = "") -> Callable[[F], F]:
         """Call the decorated function with a snapshot before the function at `target`, where work is submitted.
 
         It is called with `(snapshot, instance, args, kwargs)`, and returns what a `before` returns. It is not called at
         all where no span and no baggage is current, or `relation` is "none", unless `spans` asks for a span anyway.
+        The module `after` has the function from the target's, and calls it as it is.
         """
-        return self._patch(target, lambda *wrapped: capturing(self, *wrapped), optional)
+        return self._patch(target, lambda *wrapped: capturing(self, *wrapped), optional=optional, after=after)
 
     def carry(self, item: str, *, made: str, run: str) -> Callable[[F], F]:
         """Let the items of the class `item` carry the context from their method `made` to their method `run`.
@@ -198,11 +200,20 @@ class Plugin:
 
         def register(interceptor: F) -> F:
             self.patches.append(Default(f"{item}._sw_context", None))  # looked up on every item
-            self._patch(f"{item}.{made}", lambda *wrapped: hanging(self, *wrapped), False)(interceptor)
+            self._patch(f"{item}.{made}", lambda *wrapped: hanging(self, *wrapped))(interceptor)
             self._add(f"{item}.{run}", self, carrying)
             return interceptor
 
         return register
+
+    def lend(self, target: str, attribute: str, kind: type) -> Callable[[F], F]:
+        """Let an instance have another `attribute` while the method at `target` runs, where work is submitted.
+
+        For a library that looks up there what it calls later: no frame is in its way then. The decorated function is
+        called with `(context, instance)` where a `capture` is called, `context` being the current one, and returns an
+        object of the class `kind`, which is lent, or None.
+        """
+        return self._patch(target, lambda *wrapped: lending(self, attribute, kind, *wrapped[:3]))
 
     def detach(self, target: str, *, optional: bool = False, unless_empty: str = "") -> None:
         """Call the method at `target` in an empty context: what it does belongs to nobody.
@@ -211,7 +222,7 @@ class Plugin:
         instance's attribute named `unless_empty` is empty, the method calls nothing of the program's: it is called as
         it is.
         """
-        self._add(target, self, lambda _target, original, *_: detaching(original, unless_empty), optional)
+        self._add(target, self, lambda _target, original, *_: detaching(original, unless_empty), optional=optional)
 
     def hook(self, module: str) -> Callable[[F], F]:
         """Call the decorated function with a module when it has been imported: for a library that has hooks itself.
@@ -225,15 +236,15 @@ class Plugin:
 
         return register
 
-    def _patch(self, target: str, kind: str | Kind, optional: bool, when: str = "") -> Callable[[F], F]:
+    def _patch(self, target: str, kind: str | Kind, **more: Any) -> Callable[[F], F]:
         def register(interceptor: F) -> F:
-            self._add(target, interceptor, kind, optional, when)
+            self._add(target, interceptor, kind, **more)
             return interceptor
 
         return register
 
-    def _add(self, target: str, interceptor: object, kind: str | Kind, optional: bool = False, when: str = "") -> None:
-        self.patches.append(Patch(target, interceptor, kind, optional=optional, when=when, contain=self.contain))
+    def _add(self, target: str, interceptor: object, kind: str | Kind, **more: Any) -> None:
+        self.patches.append(Patch(target, interceptor, kind, contain=self.contain, **more))
 
     @property
     def installed(self) -> bool:

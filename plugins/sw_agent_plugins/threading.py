@@ -2,8 +2,8 @@
 
 A new thread natively begins with an empty context. So the function that the OS thread is started with is called in a
 context that holds the starter's span and baggage and nothing else, by `contextvars.Context.run` alone: no frame of the
-agent's is in the thread, and the `Thread` object stays as the program made it. The same is done for threads started by
-`_thread` itself.
+agent's is in the thread. `start()` finds that in the place of `_bootstrap`; after it the `Thread` object is as the
+program made it. For threads started by `_thread` itself the same is done there.
 
 Since Python 3.14 `Thread.start()` makes that context, unless the program has given one to the `Thread`, and `run()` is
 called in it: there the agent makes it instead. With `-X thread_inherit_context=1`, the default of a free-threaded
@@ -19,8 +19,8 @@ from contextvars import Context, copy_context
 from functools import partial
 from types import MethodType
 
-from sw_agent.plugin import EMPTY, PROPAGATION, ContextSnapshot, Detached, Option, Plugin
-from sw_agent.snapshot import current_context
+from sw_agent.plugin import EMPTY, PROPAGATION, ContextSnapshot, Detached, Option, Plugin, hide_frame
+from sw_agent.snapshot import alone, current_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,11 +83,44 @@ class InContext(partial):  # type: ignore[type-arg]  # it has no parameters at r
         return repr(self.args[0])
 
 
-@plugin.capture("threading:_start_new_thread", optional=True)
-@plugin.capture("threading:_start_joinable_thread", optional=True)
-@plugin.capture("_thread:start_new_thread")
-@plugin.capture("_thread:start_new", optional=True)
-@plugin.capture("_thread:start_joinable_thread", optional=True)
+if HAS_CONTEXT:
+
+    @plugin.capture("threading:Thread.start")
+    def give_the_thread_its_context(snapshot: ContextSnapshot, thread: Thread, _args: Any, _kwargs: Any) -> None:
+        """Do what `start()` would do next, unless the program has given the thread a context of its own."""
+        if getattr(thread, "_context", thread) is not None:
+            return
+        variables: Any
+        if _belongs_to_nobody(thread):
+            variables = EMPTY.into(_native_variables())
+        elif not plugin.only_restores:
+            variables = InHop(snapshot, _native_variables(), thread)
+        elif INHERITS:
+            return
+        else:
+            variables = snapshot.alone()
+        vars(thread)["_context"] = ForOneRun(variables)
+
+else:
+
+    @plugin.lend("threading:Thread.start", "_bootstrap", InContext)
+    def begin_in_context_of_starter(context: Any, thread: Thread) -> InContext | None:
+        """Let the OS thread call `_bootstrap` in the starter's context."""
+        if _belongs_to_nobody(thread):
+            return None
+        run: Any
+        if plugin.only_restores:
+            run = alone(context).run
+        elif (snapshot := plugin.captured()) is not None:
+            run = InHop(snapshot, Context(), thread).run
+        else:
+            return None
+        return InContext(run, thread._bootstrap)  # type: ignore[attr-defined]
+
+
+@plugin.capture("_thread:start_new_thread", after="threading")
+@plugin.capture("_thread:start_new", optional=True, after="threading")
+@plugin.capture("_thread:start_joinable_thread", optional=True, after="threading")
 @plugin.capture("gevent.thread:start_new_thread", optional=True)
 @plugin.capture("gevent.thread:start_joinable_thread", optional=True)
 def start_in_context_of_starter(
@@ -97,39 +130,15 @@ def start_in_context_of_starter(
     if not args or not callable(args[0]):
         return None
     function = args[0]
-    thread = _thread_of(function)
-    if detached.lists(function) if thread is None else detached.lists(_work_of(thread), type(thread)):
+    owner = function.__self__ if type(function) is MethodType else None
+    if type(function) is InContext or issubclass(type(owner), sys.modules["threading"].Thread):
+        return None  # `Thread.start` has seen to it
+    # Of another copy of `threading`, which eventlet makes for threads of its own.
+    thread = owner if owner is not None and function.__func__.__qualname__ == "Thread._bootstrap" else None
+    if detached.lists(function) if thread is None else _belongs_to_nobody(thread):
         return None
-    if thread is not None and HAS_CONTEXT:
-        variables = vars(thread).pop("_sw_variables", None)
-        if variables is None:
-            return None  # its starter's choice, or all is done
-        run: Any = InHop(snapshot, thread, variables)
-    elif plugin.only_restores:
-        run = snapshot.alone().run
-    else:
-        run = InHop(snapshot, thread, Context())
+    run = snapshot.alone().run if plugin.only_restores else InHop(snapshot, Context(), thread).run
     return (InContext(run, function), *args[1:]), kwargs
-
-
-if HAS_CONTEXT:
-
-    @plugin.capture("threading:Thread.start")
-    def give_the_thread_its_context(snapshot: ContextSnapshot, thread: Thread, _args: Any, _kwargs: Any) -> None:
-        """Do what `start()` would do next, unless the program has given the thread a context of its own."""
-        if getattr(thread, "_context", thread) is not None:
-            return
-        belongs_to_nobody = detached.lists(_work_of(thread), type(thread))
-        if INHERITS and plugin.only_restores and not belongs_to_nobody:
-            return
-        variables = copy_context() if INHERITS else Context()
-        if belongs_to_nobody:
-            EMPTY.into(variables)
-        elif plugin.only_restores:
-            variables = snapshot.alone()
-        else:
-            vars(thread)["_sw_variables"] = variables
-        vars(thread)["_context"] = ForOneRun(variables)
 
 
 if INHERITS:
@@ -163,17 +172,17 @@ class ForOneRun:
 
 
 class InHop:
-    """Calls a thread's function with a span for it, or with no context but a link to the starter.
+    """Calls a thread's function with a span for it, or with no context but a link to the starter, in these variables.
 
     The span of a `Thread` is named after what the program wrote, not after what `threading` calls.
     """
 
-    def __init__(self, snapshot: ContextSnapshot, thread: Any, variables: Context) -> None:
+    def __init__(self, snapshot: ContextSnapshot, variables: Context, thread: Any) -> None:
         self._snapshot = snapshot
-        self._thread = thread
         self._variables = variables
+        self._thread = thread
 
-    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the function, and say how it ended."""
         thread, run = self._thread, self._variables.run
         hop = plugin.resume(self._snapshot, function if thread is None else _work_of(thread))
@@ -191,11 +200,10 @@ class InHop:
 
             thread._invoke_excepthook = fail_and_report
         try:
-            if thread is not None and HAS_CONTEXT:
-                return function(*args, **kwargs)  # it enters these variables itself
             return run(function, *args, **kwargs)
         except BaseException as error:
             hop.fail(error)
+            hide_frame(error)
             raise
         finally:
             run(hop.leave)
@@ -203,16 +211,12 @@ class InHop:
                 thread._invoke_excepthook = report
 
 
-def _thread_of(function: object) -> Any:
-    """Return the `Thread` that is started with this function, None where `_thread` was used directly."""
-    threading = sys.modules.get("threading")
-    if type(function) is MethodType and threading is not None:
-        owner = function.__self__
-        if issubclass(type(owner), threading.Thread):
-            return owner
-        # of another copy of `threading`, which eventlet makes for threads of its own
-        return owner if getattr(function.__func__, "__qualname__", "") == "Thread._bootstrap" else None
-    return None
+def _native_variables() -> Context:
+    return copy_context() if INHERITS else Context()
+
+
+def _belongs_to_nobody(thread: Any) -> bool:
+    return detached.lists(_work_of(thread), type(thread))
 
 
 def _work_of(thread: Any) -> object:

@@ -242,6 +242,42 @@ for thread in threads: thread.join()
 # The end
 
 
+def test_no_process_is_forked_while_the_agent_writes_to_stderr(launch: Launch) -> None:
+    """A child would never get the lock of Python's that is held meanwhile."""
+    app = launch(
+        FORK
+        + """
+import threading, time
+from sw_agent import _log
+
+class Stream:
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.writes = threading.Event()
+    def write(self, text):
+        with self.lock:
+            self.writes.set()
+            forks.wait()
+            time.sleep(0.2)  # for the fork to come, which does not wait where this fails
+    def flush(self):
+        pass
+
+def work():
+    sys.exit(not stream.lock.acquire(timeout=20))
+
+forks, stream = threading.Event(), Stream()
+os.register_at_fork(before=forks.set)
+_log.logger().handlers[0].setStream(stream)
+thread = threading.Thread(target=_log.logger().error, args=("what",))
+thread.start()
+stream.writes.wait()
+fork(work)
+thread.join()
+"""
+    )
+    app.end()
+
+
 @pytest.mark.parametrize("leaves", ["os._exit(0)", "os.execv(sys.executable, [sys.executable, '-c', ''])"])
 def test_what_ended_before_the_process_leaves_suddenly_is_sent(launch: Launch, leaves: str) -> None:
     app = launch(f"import os, sys\nwith S('a'): pass\n{leaves}")

@@ -172,7 +172,7 @@ def replace_interceptors() -> None:
 
         return register
 
-    for kind in ("intercept", "before", "capture", "carry", "hook"):
+    for kind in ("intercept", "before", "capture", "carry", "lend", "hook"):
         setattr(Plugin, kind, registering(kind, misbehaving))
     Plugin.within = registering("within", entering)  # type: ignore[method-assign]
 
