@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +423,104 @@ def test_a_built_in_module_is_watched_each_time_that_it_is_made(plugin: Plugin) 
     assert made is not there
     assert hasattr(made.allocate_lock, "__wrapped__")
     assert made.__loader__ is made.__spec__.loader is importlib.machinery.BuiltinImporter
+
+
+# lend
+
+
+class Lent(partial):  # type: ignore[type-arg]
+    """What a job calls in the place of its function."""
+
+
+def job_of(name: str, function: Any, *args: Any) -> Any:
+    """Return a job that finds its function on its class."""
+    kind = type("Kind", (library(name).Job,), {"function": staticmethod(function)})
+    job = object.__new__(kind)
+    job.args = args
+    return job
+
+
+def lending(plugin: Plugin, name: str) -> list[Any]:
+    """Lend jobs a function that calls theirs, and puts the result into a list."""
+    asked: list[Any] = []
+
+    def interceptor(current: Any, job: Any) -> Lent:
+        asked.append(current)
+        return Lent(lambda function, *args: [function(*args)], job.function)
+
+    plugin.lend(f"{name}:Job.run", "function", Lent)(interceptor)
+    return asked
+
+
+def test_an_attribute_is_lent_while_the_method_runs_where_a_span_is_current(plugin: Plugin, name: str) -> None:
+    asked = lending(plugin, name)
+    plugin.install()
+    job = job_of(name, lambda: sorted(vars(job)))
+    assert job.run().result == ["args"]
+    for _ in range(2):
+        with span("submitter"):
+            assert job.run().result == [["args", "function", "result"]]
+        assert sorted(vars(job)) == ["args", "result"]
+    assert [trace.get_current_span(current).name for current in asked] == ["submitter"] * 2  # type: ignore[attr-defined]
+
+
+def test_an_attribute_is_lent_without_a_span_too_where_spans_are_asked_for(plugin: Plugin, name: str) -> None:
+    lending(plugin, name)
+    plugin.install({"spans": True})
+    assert job_of(name, int).run().result == [0]
+
+
+def test_what_the_instance_has_itself_is_not_replaced(plugin: Plugin, name: str) -> None:
+    asked = lending(plugin, name)
+    plugin.install()
+    job = library(name).Job(int)
+    with span():
+        assert job.run().result == 0
+    assert vars(job)["function"] is int
+    assert asked == []
+
+
+def test_an_error_of_a_method_that_something_is_lent_to_has_no_frame_of_the_agent(plugin: Plugin, name: str) -> None:
+    def fails() -> None:
+        raise SystemExit
+
+    def frames() -> list[str]:
+        with span(), pytest.raises(SystemExit) as caught:
+            job.run()
+        return [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+
+    job = job_of(name, fails)
+    natively = frames()
+    plugin.lend(f"{name}:Job.run", "function", Lent)(lambda _, job: Lent(job.function))
+    plugin.install()
+    assert frames() == natively
+    assert "function" not in vars(job)
+    with span(), pytest.raises(TypeError, match=r"Job\.run\(\) missing 1 required positional argument: 'self'"):
+        library(name).Job.run()
+
+
+@pytest.mark.parametrize("answer", [5, object(), lambda: 1, ()])
+def test_what_is_no_loan_is_not_lent(
+    plugin: Plugin, name: str, answer: object, agent_errors: list[logging.LogRecord]
+) -> None:
+    plugin.lend(f"{name}:Job.run", "function", Lent)(lambda *_: answer)
+    plugin.install()
+    job = job_of(name, int)
+    with span():
+        assert job.run().result == 0
+    assert "function" not in vars(job)
+    assert len(messages(agent_errors)) == 1
+
+
+def test_nothing_is_lent_when_the_plugin_is_out_also_where_the_method_is_held(plugin: Plugin, name: str) -> None:
+    asked = lending(plugin, name)
+    plugin.install()
+    job = job_of(name, int)
+    run = job.run
+    plugin.uninstall()
+    with span():
+        assert run().result == job.run().result == 0
+    assert asked == []
 
 
 # A plugin that misbehaves

@@ -313,7 +313,9 @@ def test_a_name_bound_to_a_patched_function_stops_with_the_plugin() -> None:
     assert _thread.start_new_thread.__module__ == "_thread"
 
 
-def test_what_threading_binds_while_the_plugin_is_in_is_the_very_function_that_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_threading_binds_while_the_plugin_is_in_is_the_very_function_that_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     name = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
     plugin.uninstall()
     native = getattr(_thread, name[1:])
