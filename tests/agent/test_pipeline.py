@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, StaticSampler
 from opentelemetry.trace import Link, Tracer
 
 from sw_agent import _log
@@ -405,6 +405,15 @@ def test_a_span_that_is_not_sampled_is_neither_sent_nor_counted(output: Kept) ->
     assert (piped.pipeline.books.started, output.batches) == (0, [])
 
 
+def test_nor_is_one_that_is_only_recorded(output: Kept) -> None:
+    piped = Piped(output)
+    piped.provider.sampler = StaticSampler(Decision.RECORD_ONLY)
+    piped.tracer = piped.provider.get_tracer("recording")
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert (piped.pipeline.books.started, output.batches) == (0, [])
+
+
 def test_a_span_that_ends_twice_over_two_providers_is_sent_once(output: Kept) -> None:
     piped = Piped(output)
     piped.provider.add_span_processor(piped.pipeline)  # type: ignore[arg-type]
@@ -530,6 +539,18 @@ def test_the_end_waits_no_longer_than_it_may_and_says_what_is_left(output: Kept,
     assert piped.pipeline.books.dropped == {"not sent in time": 3}
     assert said() == ["spans dropped: 3 not sent in time (exit_timeout is 60 s)"]
     piped.assert_balanced()
+
+
+def test_the_end_does_not_wait_for_an_output_that_hangs_while_it_is_closed(output: Kept) -> None:
+    piped = Piped(output)
+    may_close = threading.Event()
+    output.while_closing = lambda: may_close.wait(FOREVER)
+    piped.spans("a")
+    begun = time.monotonic()
+    piped.pipeline.end(FOREVER)
+    assert time.monotonic() - begun < FOREVER / 2
+    assert output.names == ["a"]
+    may_close.set()
 
 
 def test_what_the_worker_hangs_with_at_the_end_is_kept_aside_and_all_that_waits_behind_it(output: Kept) -> None:
@@ -684,6 +705,7 @@ def test_shutting_a_provider_down_sends_and_goes_on(output: Kept) -> None:
     piped.spans("b")
     assert piped.provider.force_flush()
     assert output.names == ["a", "b"]
+    assert output.ending == [True, False]
 
 
 def test_without_a_thread_the_flush_sends_by_itself(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
