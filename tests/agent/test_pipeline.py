@@ -313,7 +313,7 @@ def test_the_program_does_not_wait_for_an_output_that_hangs(output: Kept, said: 
 
 
 def test_what_an_output_loses_is_counted_by_reason_and_said_once_a_minute_and_at_the_end(
-    output: Kept, said: Callable[[], list[str]]
+    output: Kept, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     piped = Piped(output)
     output.losses = [Loss(1, "not taken", "down since noon")]
@@ -324,8 +324,16 @@ def test_what_an_output_loses_is_counted_by_reason_and_said_once_a_minute_and_at
     assert piped.pipeline.books.delivered == 3
     piped.assert_balanced()
     assert said() == ["spans dropped: 1 not taken (down since noon)"]
+    with monkeypatch.context() as later:
+        later.setattr("sw_agent.export.pipeline.SAY_AGAIN", 0)
+        piped.spans("a")
+        assert piped.pipeline.flush(FOREVER)
+        assert piped.pipeline.worker.pause(FOREVER)
+        piped.pipeline.worker.resume()
+    assert said()[1:] == ["spans dropped: 3 not taken (down since noon)"]
+    piped.spans("a")
     piped.pipeline.end(FOREVER)
-    assert said()[1:] == ["spans dropped: 2 not taken (down since noon)"]
+    assert said()[2:] == ["spans dropped: 1 not taken (down since noon)"]
 
 
 def test_an_output_that_raises_loses_its_batch_and_no_other(
@@ -737,13 +745,16 @@ def test_a_paused_worker_has_sent_everything_and_is_gone(output: Kept) -> None:
     assert output.closed == 20
 
 
-def test_a_worker_that_is_busy_is_not_waited_for_and_goes_on(output: Kept) -> None:
+def test_a_worker_that_is_busy_is_not_waited_for_and_goes_on(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sw_agent.export.worker.LONGEST_IMPORT", FOREVER)
     piped = Piped(output)
     output.may_send.clear()
     piped.spans("a")
     assert not piped.pipeline.flush(0)
     assert output.asked.wait(FOREVER)
+    begun = time.monotonic()
     assert not piped.pipeline.worker.pause(0.01)
+    assert time.monotonic() - begun < FOREVER / 2
     piped.spans("b")
     output.may_send.set()
     assert piped.pipeline.flush(FOREVER)
