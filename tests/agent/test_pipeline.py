@@ -46,6 +46,7 @@ class Kept:
         self.spools = self.waits = False
         self.for_the_spool: list[bool] = []  # of each round, whether there was time
         self.ending: list[bool] = []
+        self.until: list[float] = []
         self.kept_aside: list[str] = []
         self.pipelines: list[Pipeline] = []
 
@@ -55,6 +56,7 @@ class Kept:
         self.may_send.wait(FOREVER)
         self.seen.append(self.while_sending())
         self.ending.append(ending)
+        self.until.append(until)
         taken = list(spans)[: int(min(self.takes, len(spans)))]
         self.batches.append(taken)
         outcome.done = len(taken)
@@ -547,6 +549,24 @@ def test_the_end_waits_no_longer_than_it_may_and_says_what_is_left(output: Kept,
     assert piped.pipeline.books.dropped == {"not sent in time": 3}
     assert said() == ["spans dropped: 3 not sent in time (exit_timeout is 60 s)"]
     piped.assert_balanced()
+
+
+def test_at_the_end_an_output_has_a_part_of_the_time_so_that_there_is_some_to_keep_the_rest(output: Kept) -> None:
+    piped = Piped(output)
+    piped.spans("a")
+    begun = time.monotonic()
+    piped.pipeline.end(FOREVER)
+    (until,) = output.until
+    assert until < begun + FOREVER
+
+
+def test_a_flush_waits_no_longer_than_it_is_told(output: Kept) -> None:
+    piped = Piped(output)
+    output.may_send.clear()
+    piped.spans("a")
+    begun = time.monotonic()
+    assert not piped.provider.force_flush(10)
+    assert time.monotonic() - begun < FOREVER / 2
 
 
 def test_the_end_does_not_wait_for_an_output_that_hangs_while_it_is_closed(output: Kept) -> None:
