@@ -560,6 +560,25 @@ def test_at_the_end_an_output_has_a_part_of_the_time_so_that_there_is_some_to_ke
     assert until < begun + FOREVER
 
 
+def test_the_end_waits_no_longer_for_outputs_that_are_not_even_open(
+    output: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, may_open = threading.Event(), threading.Event()
+
+    def open_outputs(*_: object) -> list[Kept]:
+        opening.set()
+        may_open.wait(FOREVER)
+        return [output]
+
+    piped = Piped(output, batch_size=1)
+    monkeypatch.setattr(piped.pipeline, "_open_outputs", open_outputs)
+    piped.spans("a")
+    assert opening.wait(FOREVER)
+    piped.pipeline.end(0.01)
+    assert piped.pipeline.books.dropped == {"not sent in time": 1}
+    may_open.set()
+
+
 def test_a_flush_waits_no_longer_than_it_is_told(output: Kept) -> None:
     piped = Piped(output)
     output.may_send.clear()
