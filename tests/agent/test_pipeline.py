@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, StaticSampler
 from opentelemetry.trace import Link, Tracer
 
-from sw_agent import _log
+from sw_agent import _containment, _log
 from sw_agent.export.output import Loss, Outcome
 from sw_agent.export.pipeline import Pipeline, _open_outputs
 
@@ -270,6 +270,7 @@ def test_a_failure_while_flushing_is_the_agents(
         assert piped.pipeline.force_flush() is False
         piped.pipeline.shutdown()
     assert failed(agent_errors) == ["flushing"]
+    assert _containment.failures == {"flushing": 2}
     piped.spans("a")
     assert piped.pipeline.force_flush() is True
 
@@ -653,6 +654,24 @@ def test_an_open_span_that_cannot_leave_as_it_is_is_dropped_and_no_other(
     piped.assert_balanced()
     assert failed(agent_errors) == ["a span that is still open"]
     del left_open
+
+
+def test_a_span_that_ends_while_the_open_ones_leave_is_sent_once(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sw_agent.export import incomplete
+
+    as_it_is = incomplete.as_it_is
+    piped = Piped(output)
+    first, second = (piped.tracer.start_span(name) for name in ("first", "second"))
+
+    def while_another_thread_ends_one(span: Any) -> Any:
+        second.end()
+        return as_it_is(span)
+
+    monkeypatch.setattr(incomplete, "as_it_is", while_another_thread_ends_one)
+    piped.pipeline.end(FOREVER)
+    first.end()
+    assert sorted(output.names) == ["first", "second"]
+    piped.assert_balanced()
 
 
 def test_what_cannot_be_kept_aside_is_dropped(
