@@ -580,6 +580,30 @@ def test_the_end_waits_no_longer_for_outputs_that_are_not_even_open(
     may_open.set()
 
 
+def test_at_the_end_somebody_stands_in_for_an_output_that_hangs_with_what_it_takes_out_of_the_spool(
+    output: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = Piped(output, batch_size=1)
+    ending, may_end, standbys = threading.Event(), threading.Event(), []
+
+    def end_round(*_: object) -> Outcome:
+        ending.set()
+        may_end.wait(FOREVER)
+        return Outcome()
+
+    def standby() -> Standby:
+        standbys.append(Standby(output))
+        return standbys[-1]
+
+    monkeypatch.setattr(output, "end_round", end_round)
+    monkeypatch.setattr(output, "standby", standby)
+    piped.spans("a")
+    assert ending.wait(FOREVER)
+    piped.pipeline.end(0.01)
+    assert [each.closed for each in standbys] == [1]
+    may_end.set()
+
+
 def test_a_flush_waits_no_longer_than_it_is_told(output: Kept) -> None:
     piped = Piped(output)
     output.may_send.clear()
