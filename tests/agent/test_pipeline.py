@@ -729,6 +729,18 @@ def test_a_span_that_nobody_ends_or_keeps_is_neither_kept_alive_nor_sent(output:
     piped.assert_balanced()
 
 
+def test_spans_that_are_open_for_long_are_not_forgotten_however_many_they_are(output: Kept) -> None:
+    piped = Piped(output, queue_size=10_000)
+    left_open = [piped.tracer.start_span("open") for _ in range(3000)]
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    for span in left_open:
+        span.end()
+    assert piped.pipeline.flush(FOREVER)
+    assert (output.names.count("open"), piped.pipeline.books.forgotten) == (3000, 0)
+    piped.assert_balanced()
+
+
 def test_what_an_output_cannot_take_now_stays_in_the_queue_in_its_order(output: Kept) -> None:
     piped = Piped(output, batch_size=2)
     output.takes = 1
