@@ -275,6 +275,18 @@ def test_a_failure_while_flushing_is_the_agents(
     assert piped.pipeline.force_flush() is True
 
 
+def test_a_failure_to_wake_the_worker_is_not_the_programs(
+    output: Kept, monkeypatch: pytest.MonkeyPatch, agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    with monkeypatch.context() as patched:
+        patched.setattr(piped.pipeline.worker, "begin", lambda: 1 / 0)
+        piped.spans("a")
+    assert failed(agent_errors) == ["having a span sent"]
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a"]
+
+
 def test_spans_leave_in_batches_of_the_configured_size(output: Kept) -> None:
     piped = Piped(output, batch_size=3)
     piped.spans(*"abcdefgh")
