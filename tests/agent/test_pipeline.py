@@ -363,6 +363,7 @@ def test_an_output_that_raises_loses_its_batch_and_no_other(
     assert piped.pipeline.flush(FOREVER)
     assert output.names == ["b"]
     assert piped.pipeline.books.dropped == {"failure of the agent": 1}
+    assert (piped.pipeline.books.delivered, piped.pipeline.books.spooled) == (1, 0)
     assert [record.getMessage() for record in agent_errors] == ["sending spans failed; the program goes on without it"]
     agent_errors.clear()
 
