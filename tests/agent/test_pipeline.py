@@ -515,6 +515,40 @@ def test_an_idle_worker_ends_and_lets_go_of_its_outputs(output: Kept) -> None:
     assert output.names == ["a", "b"]
 
 
+class Sigterm:
+    """Stands for `_sigterm`: whether SIGTERM is caught."""
+
+    wanted = False
+
+    def catch(self) -> None:
+        self.wanted = True
+
+    def drop(self) -> None:
+        self.wanted = False
+
+
+def test_sigterm_is_caught_as_long_as_a_span_is_open_or_waits(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    sigterm = Sigterm()
+    monkeypatch.setattr("sw_agent.export.pipeline._sigterm", sigterm)
+    piped = Piped(output)
+
+    def caught_when_all_is_sent() -> bool:
+        assert piped.pipeline.worker.pause(FOREVER)
+        piped.pipeline.worker.resume()
+        return sigterm.wanted
+
+    left_open = piped.tracer.start_span("open")
+    assert sigterm.wanted
+    piped.spans("a")
+    assert caught_when_all_is_sent()
+    left_open.end()
+    assert sigterm.wanted
+    assert not caught_when_all_is_sent()
+    assert output.names == ["a", "open"]
+    Piped(output, to=()).spans("to nobody")
+    assert not sigterm.wanted
+
+
 def test_a_flush_from_many_threads_finds_everything_sent(output: Kept) -> None:
     piped = Piped(output, flush_interval=0.001)
     failures = []
