@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -884,6 +885,30 @@ def test_a_paused_worker_has_sent_everything_and_is_gone(output: Kept) -> None:
             assert set(os.listdir("/proc/self/task")) <= set(threads)
         piped.pipeline.worker.resume()
     assert output.closed == 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
+def test_an_output_of_the_parent_is_not_even_freed_in_a_forked_process(
+    output: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That could close a connection which the parent goes on using."""
+    piped = Piped(output)
+    opened: list[weakref.ref[Kept]] = []
+
+    def open_outputs(*_: object) -> list[Kept]:
+        kept = Kept()
+        opened.append(weakref.ref(kept))
+        return [kept]
+
+    monkeypatch.setattr(piped.pipeline, "_open_outputs", open_outputs)
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    pid = os.fork()
+    if not pid:
+        piped.pipeline.reset()
+        gc.collect()
+        os._exit(opened[0]() is None)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_worker_that_is_busy_is_not_waited_for_and_goes_on(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
