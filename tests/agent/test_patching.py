@@ -155,6 +155,21 @@ def test_an_interceptor_sees_instance_and_arguments_and_may_change_them(library:
     assert seen == [(instance, (1,), {"b": 3}), (None, (1,), {})]
 
 
+def test_so_does_one_of_a_coroutine_function(library: Any) -> None:
+    seen: list[Any] = []
+
+    async def change(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        seen.append((instance, args, kwargs))
+        return await wrapped(a=9)
+
+    patched(library, "Library.later", change)
+    patched(library, "coroutine", change)
+    instance = library.Library()
+    assert asyncio.run(instance.later(1)) == (instance, 9)
+    assert asyncio.run(library.coroutine(a=1)) == 9
+    assert seen == [(instance, (1,), {}), (None, (), {"a": 1})]
+
+
 @pytest.mark.parametrize("kind", ["around", "before"])
 def test_a_class_is_the_instance_of_its_methods_and_what_has_no_instance_shows_none(library: Any, kind: str) -> None:
     seen: list[Any] = []

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -18,10 +19,10 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, StaticSampler
 from opentelemetry.trace import Link, Tracer
 
-from sw_agent import _log
+from sw_agent import _containment, _log
 from sw_agent.export.output import Loss, Outcome
 from sw_agent.export.pipeline import Pipeline, _open_outputs
 
@@ -46,6 +47,7 @@ class Kept:
         self.spools = self.waits = False
         self.for_the_spool: list[bool] = []  # of each round, whether there was time
         self.ending: list[bool] = []
+        self.until: list[float] = []
         self.kept_aside: list[str] = []
         self.pipelines: list[Pipeline] = []
 
@@ -55,6 +57,7 @@ class Kept:
         self.may_send.wait(FOREVER)
         self.seen.append(self.while_sending())
         self.ending.append(ending)
+        self.until.append(until)
         taken = list(spans)[: int(min(self.takes, len(spans)))]
         self.batches.append(taken)
         outcome.done = len(taken)
@@ -268,8 +271,21 @@ def test_a_failure_while_flushing_is_the_agents(
         assert piped.pipeline.force_flush() is False
         piped.pipeline.shutdown()
     assert failed(agent_errors) == ["flushing"]
+    assert _containment.failures == {"flushing": 2}
     piped.spans("a")
     assert piped.pipeline.force_flush() is True
+
+
+def test_a_failure_to_wake_the_worker_is_not_the_programs(
+    output: Kept, monkeypatch: pytest.MonkeyPatch, agent_errors: list[logging.LogRecord]
+) -> None:
+    piped = Piped(output)
+    with monkeypatch.context() as patched:
+        patched.setattr(piped.pipeline.worker, "begin", lambda: 1 / 0)
+        piped.spans("a")
+    assert failed(agent_errors) == ["having a span sent"]
+    assert piped.pipeline.flush(FOREVER)
+    assert output.names == ["a"]
 
 
 def test_spans_leave_in_batches_of_the_configured_size(output: Kept) -> None:
@@ -313,7 +329,7 @@ def test_the_program_does_not_wait_for_an_output_that_hangs(output: Kept, said: 
 
 
 def test_what_an_output_loses_is_counted_by_reason_and_said_once_a_minute_and_at_the_end(
-    output: Kept, said: Callable[[], list[str]]
+    output: Kept, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     piped = Piped(output)
     output.losses = [Loss(1, "not taken", "down since noon")]
@@ -324,8 +340,16 @@ def test_what_an_output_loses_is_counted_by_reason_and_said_once_a_minute_and_at
     assert piped.pipeline.books.delivered == 3
     piped.assert_balanced()
     assert said() == ["spans dropped: 1 not taken (down since noon)"]
+    with monkeypatch.context() as later:
+        later.setattr("sw_agent.export.pipeline.SAY_AGAIN", 0)
+        piped.spans("a")
+        assert piped.pipeline.flush(FOREVER)
+        assert piped.pipeline.worker.pause(FOREVER)
+        piped.pipeline.worker.resume()
+    assert said()[1:] == ["spans dropped: 3 not taken (down since noon)"]
+    piped.spans("a")
     piped.pipeline.end(FOREVER)
-    assert said()[1:] == ["spans dropped: 2 not taken (down since noon)"]
+    assert said()[2:] == ["spans dropped: 1 not taken (down since noon)"]
 
 
 def test_an_output_that_raises_loses_its_batch_and_no_other(
@@ -340,6 +364,7 @@ def test_an_output_that_raises_loses_its_batch_and_no_other(
     assert piped.pipeline.flush(FOREVER)
     assert output.names == ["b"]
     assert piped.pipeline.books.dropped == {"failure of the agent": 1}
+    assert (piped.pipeline.books.delivered, piped.pipeline.books.spooled) == (1, 0)
     assert [record.getMessage() for record in agent_errors] == ["sending spans failed; the program goes on without it"]
     agent_errors.clear()
 
@@ -400,6 +425,15 @@ def test_a_span_that_is_not_sampled_is_neither_sent_nor_counted(output: Kept) ->
     piped = Piped(output)
     piped.provider.sampler = ALWAYS_OFF
     piped.tracer = piped.provider.get_tracer("off")
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    assert (piped.pipeline.books.started, output.batches) == (0, [])
+
+
+def test_nor_is_one_that_is_only_recorded(output: Kept) -> None:
+    piped = Piped(output)
+    piped.provider.sampler = StaticSampler(Decision.RECORD_ONLY)
+    piped.tracer = piped.provider.get_tracer("recording")
     piped.spans("a")
     assert piped.pipeline.flush(FOREVER)
     assert (piped.pipeline.books.started, output.batches) == (0, [])
@@ -482,6 +516,40 @@ def test_an_idle_worker_ends_and_lets_go_of_its_outputs(output: Kept) -> None:
     assert output.names == ["a", "b"]
 
 
+class Sigterm:
+    """Stands for `_sigterm`: whether SIGTERM is caught."""
+
+    wanted = False
+
+    def catch(self) -> None:
+        self.wanted = True
+
+    def drop(self) -> None:
+        self.wanted = False
+
+
+def test_sigterm_is_caught_as_long_as_a_span_is_open_or_waits(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    sigterm = Sigterm()
+    monkeypatch.setattr("sw_agent.export.pipeline._sigterm", sigterm)
+    piped = Piped(output)
+
+    def caught_when_all_is_sent() -> bool:
+        assert piped.pipeline.worker.pause(FOREVER)
+        piped.pipeline.worker.resume()
+        return sigterm.wanted
+
+    left_open = piped.tracer.start_span("open")
+    assert sigterm.wanted
+    piped.spans("a")
+    assert caught_when_all_is_sent()
+    left_open.end()
+    assert sigterm.wanted
+    assert not caught_when_all_is_sent()
+    assert output.names == ["a", "open"]
+    Piped(output, to=()).spans("to nobody")
+    assert not sigterm.wanted
+
+
 def test_a_flush_from_many_threads_finds_everything_sent(output: Kept) -> None:
     piped = Piped(output, flush_interval=0.001)
     failures = []
@@ -530,6 +598,79 @@ def test_the_end_waits_no_longer_than_it_may_and_says_what_is_left(output: Kept,
     assert piped.pipeline.books.dropped == {"not sent in time": 3}
     assert said() == ["spans dropped: 3 not sent in time (exit_timeout is 60 s)"]
     piped.assert_balanced()
+
+
+def test_at_the_end_an_output_has_a_part_of_the_time_so_that_there_is_some_to_keep_the_rest(output: Kept) -> None:
+    piped = Piped(output)
+    piped.spans("a")
+    begun = time.monotonic()
+    piped.pipeline.end(FOREVER)
+    (until,) = output.until
+    assert until < begun + FOREVER
+
+
+def test_the_end_waits_no_longer_for_outputs_that_are_not_even_open(
+    output: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, may_open = threading.Event(), threading.Event()
+
+    def open_outputs(*_: object) -> list[Kept]:
+        opening.set()
+        may_open.wait(FOREVER)
+        return [output]
+
+    piped = Piped(output, batch_size=1)
+    monkeypatch.setattr(piped.pipeline, "_open_outputs", open_outputs)
+    piped.spans("a")
+    assert opening.wait(FOREVER)
+    piped.pipeline.end(0.01)
+    assert piped.pipeline.books.dropped == {"not sent in time": 1}
+    may_open.set()
+
+
+def test_at_the_end_somebody_stands_in_for_an_output_that_hangs_with_what_it_takes_out_of_the_spool(
+    output: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = Piped(output, batch_size=1)
+    ending, may_end, standbys = threading.Event(), threading.Event(), []
+
+    def end_round(*_: object) -> Outcome:
+        ending.set()
+        may_end.wait(FOREVER)
+        return Outcome()
+
+    def standby() -> Standby:
+        standbys.append(Standby(output))
+        return standbys[-1]
+
+    monkeypatch.setattr(output, "end_round", end_round)
+    monkeypatch.setattr(output, "standby", standby)
+    piped.spans("a")
+    assert ending.wait(FOREVER)
+    piped.pipeline.end(0.01)
+    assert [each.closed for each in standbys] == [1]
+    may_end.set()
+
+
+def test_a_flush_waits_no_longer_than_it_is_told(output: Kept) -> None:
+    piped = Piped(output)
+    output.may_send.clear()
+    piped.spans("a")
+    begun = time.monotonic()
+    assert not piped.provider.force_flush(10)
+    assert time.monotonic() - begun < FOREVER / 2
+
+
+def test_the_end_does_not_wait_for_an_output_that_hangs_while_it_is_closed(output: Kept) -> None:
+    piped = Piped(output)
+    may_close = threading.Event()
+    output.while_closing = lambda: may_close.wait(FOREVER)
+    piped.spans("a")
+    begun = time.monotonic()
+    piped.pipeline.end(FOREVER)
+    assert time.monotonic() - begun < FOREVER / 2
+    assert output.names == ["a"]
+    may_close.set()
 
 
 def test_what_the_worker_hangs_with_at_the_end_is_kept_aside_and_all_that_waits_behind_it(output: Kept) -> None:
@@ -587,6 +728,24 @@ def test_an_open_span_that_cannot_leave_as_it_is_is_dropped_and_no_other(
     del left_open
 
 
+def test_a_span_that_ends_while_the_open_ones_leave_is_sent_once(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sw_agent.export import incomplete
+
+    as_it_is = incomplete.as_it_is
+    piped = Piped(output)
+    first, second = (piped.tracer.start_span(name) for name in ("first", "second"))
+
+    def while_another_thread_ends_one(span: Any) -> Any:
+        second.end()
+        return as_it_is(span)
+
+    monkeypatch.setattr(incomplete, "as_it_is", while_another_thread_ends_one)
+    piped.pipeline.end(FOREVER)
+    first.end()
+    assert sorted(output.names) == ["first", "second"]
+    piped.assert_balanced()
+
+
 def test_what_cannot_be_kept_aside_is_dropped(
     output: Kept, agent_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -615,6 +774,18 @@ def test_a_span_that_nobody_ends_or_keeps_is_neither_kept_alive_nor_sent(output:
     piped.pipeline.end(FOREVER)
     assert output.names == ["a"]
     assert piped.pipeline.books.forgotten == 3001
+    piped.assert_balanced()
+
+
+def test_spans_that_are_open_for_long_are_not_forgotten_however_many_they_are(output: Kept) -> None:
+    piped = Piped(output, queue_size=10_000)
+    left_open = [piped.tracer.start_span("open") for _ in range(3000)]
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    for span in left_open:
+        span.end()
+    assert piped.pipeline.flush(FOREVER)
+    assert (output.names.count("open"), piped.pipeline.books.forgotten) == (3000, 0)
     piped.assert_balanced()
 
 
@@ -684,6 +855,7 @@ def test_shutting_a_provider_down_sends_and_goes_on(output: Kept) -> None:
     piped.spans("b")
     assert piped.provider.force_flush()
     assert output.names == ["a", "b"]
+    assert output.ending == [True, False]
 
 
 def test_without_a_thread_the_flush_sends_by_itself(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -715,13 +887,40 @@ def test_a_paused_worker_has_sent_everything_and_is_gone(output: Kept) -> None:
     assert output.closed == 20
 
 
-def test_a_worker_that_is_busy_is_not_waited_for_and_goes_on(output: Kept) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
+def test_an_output_of_the_parent_is_not_even_freed_in_a_forked_process(
+    output: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That could close a connection which the parent goes on using."""
+    piped = Piped(output)
+    opened: list[weakref.ref[Kept]] = []
+
+    def open_outputs(*_: object) -> list[Kept]:
+        kept = Kept()
+        opened.append(weakref.ref(kept))
+        return [kept]
+
+    monkeypatch.setattr(piped.pipeline, "_open_outputs", open_outputs)
+    piped.spans("a")
+    assert piped.pipeline.flush(FOREVER)
+    pid = os.fork()
+    if not pid:
+        piped.pipeline.reset()
+        gc.collect()
+        os._exit(opened[0]() is None)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_worker_that_is_busy_is_not_waited_for_and_goes_on(output: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sw_agent.export.worker.LONGEST_IMPORT", FOREVER)
     piped = Piped(output)
     output.may_send.clear()
     piped.spans("a")
     assert not piped.pipeline.flush(0)
     assert output.asked.wait(FOREVER)
+    begun = time.monotonic()
     assert not piped.pipeline.worker.pause(0.01)
+    assert time.monotonic() - begun < FOREVER / 2
     piped.spans("b")
     output.may_send.set()
     assert piped.pipeline.flush(FOREVER)

@@ -212,10 +212,10 @@ def test_nothing_keeps_a_span_whose_restore_was_left_in_another_thread() -> None
         restored = capture().restore()
     freed = weakref.ref(kept)
     del kept
-    thread = threading.Thread(target=restored.__enter__)
-    thread.start()
-    thread.join()
-    restored.__exit__(None, None, None)
+    for step in (restored.__enter__, lambda: restored.__exit__(None, None, None)):
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
     gc.collect()
     assert freed() is None
 

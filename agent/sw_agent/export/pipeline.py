@@ -290,8 +290,6 @@ class Pipeline:
 
     def _send_batch(self, outputs: Sequence[Output], until: float, ending: bool) -> bool:
         """Send one batch; return whether there is a use in going on."""
-        if until <= monotonic() and not ending:  # else the outputs know what to do without time
-            return False
         offer = self._in_hand["offer"] = Offer(self._next_batch())
         self._pass_on(offer, self._redaction, outputs, until, ending)
         if self._in_hand.pop("offer", None) is None:
