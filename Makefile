@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo demo-shop test soak compat compat-python compat-libraries compat-agents lint format bench clean
+.PHONY: help demo demo-shop test coverage covered soak compat compat-python compat-libraries compat-agents lint format bench clean
 
 help:
 	@echo "make demo        run examples/quickstart under the agent and show its trace"
@@ -38,6 +38,17 @@ test-%:
 
 test-3.14 test-3.15: test-%:
 	@sh .ci/debian-python $* make --no-print-directory test PYTHON=python$* VENV=.venv-$*
+
+# Only from Python 3.14 on does coverage see branches in the agent's own threads.
+coverage:
+	@sh .ci/debian-python 3.14 make --no-print-directory covered PYTHON=python3.14 VENV=.venv-3.14
+
+covered: $(VENV)/.installed-dev
+	rm -rf .coverage
+	mkdir .coverage
+	-$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 SECONDS ?= 600
 soak: $(VENV)/.installed-dev
