@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import Tracer
 
@@ -640,3 +640,13 @@ def test_the_last_flush_takes_out_of_the_spool_what_it_can_send_and_nothing_is_t
     assert piped.pipeline.flush(FOREVER)
     assert output.names == ["a", "b"]
     assert output.for_the_spool == [True, False]
+
+
+def test_a_span_with_no_room_for_its_thread_keeps_what_the_program_says_of_it() -> None:
+    piped = Piped(Kept())
+    provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=2))
+    provider.add_span_processor(piped.pipeline)  # type: ignore[arg-type]
+    provider.get_tracer("tests").start_span("work", attributes={"a": 1}).end()
+    assert piped.pipeline.flush(FOREVER)
+    (span,) = piped.output.batches[0]
+    assert (dict(span.attributes or {}), span.dropped_attributes) == ({"a": 1}, 0)

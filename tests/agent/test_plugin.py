@@ -559,3 +559,12 @@ def test_what_was_handed_out_before_a_plugin_is_switched_off_goes_on_working(
         assert current_name() == "worker"
     messages(agent_errors)
     _bootstrap.plugin_states.clear()
+
+
+def test_a_span_that_was_not_recorded_once_is_not_found_by_its_name() -> None:
+    with recorded_spans() as spans:
+        for _ in range(2):
+            trace.get_tracer("tests").start_span("twice").end()
+    for name in ("twice", "never"):
+        with pytest.raises(LookupError, match=f"spans are named '{name}'"):
+            spans.named(name)

@@ -179,6 +179,12 @@ def test_the_tree_goes_on_beside_a_note():
     assert lines[7].startswith("│  └─ x")
 
 
+def test_other_events_are_no_notes():
+    told = exception("ValueError", "no")
+    spans = [span(1, None, "root", 0, 10, events=[{"name": "cache miss"}, told])]
+    assert picture(spans) == picture([span(1, None, "root", 0, 10, events=[told])])
+
+
 def test_an_exception_that_a_span_got_over_is_told_without_failing_it():
     lines = picture([span(1, None, "root", 0, 9, events=[exception("KeyError", "'x'")])])
     assert lines[4].startswith("root")

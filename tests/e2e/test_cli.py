@@ -16,7 +16,9 @@ import pytest
 
 from launched import SW_PYTHON, own_environ
 from sw_agent.cli import COMMANDS
+from sw_agent import _config
 from sw_agent.cli import doctor as doctor_command
+from sw_agent.cli import run as run_command
 
 READING = ("config", "plugins", "doctor", "traces", "show")
 
@@ -474,3 +476,10 @@ def test_output_in_a_terminal_is_no_less(tmp_path, environ):
     )
 
     assert "concurrent-futures" in done.stdout
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "true"), ({"UWSGI_PY_CALL_UWSGI_FORK_HOOKS": "false"}, "false")])
+def test_uwsgi_calls_what_python_calls_around_forks_unless_it_is_told_otherwise(given, kept):
+    environ = dict(given)
+    run_command.prepare(environ, _config.load({}, {}), ["/venv/bin/uwsgi", "--master"])
+    assert environ["UWSGI_PY_CALL_UWSGI_FORK_HOOKS"] == kept
