@@ -14,12 +14,12 @@ from sw_agent._unhidden import Unhidden
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return a program's folder, first on the path: it has a `wave.py`, a `mine.py`, and a folder called `colorsys`."""
-    for name in ("wave", "mine"):
+    """Return a program's folder, first on the path, with modules of its own and an empty folder called `colorsys`."""
+    for name in ("wave", "mine", "msvcrt", "sw_agent_plugins"):
         (tmp_path / f"{name}.py").write_text("the_programs = True\n")
     (tmp_path / "colorsys").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("wave", "mine", "colorsys"):
+    for name in ("wave", "mine", "msvcrt", "colorsys"):
         monkeypatch.setitem(sys.modules, name, sys)  # so that what is there now is put back, also where that is nothing
         del sys.modules[name]
     return str(tmp_path)
@@ -39,6 +39,7 @@ def test_a_module_that_the_program_hides_is_pythons_inside_and_the_programs_afte
 def test_what_hides_nothing_is_imported_for_the_program_too(folder: str) -> None:
     with Unhidden(folder):
         assert is_the_programs("mine")
+        assert is_the_programs("msvcrt")  # Python's is on Windows only
         assert hasattr(importlib.import_module("colorsys"), "rgb_to_hsv")
     assert {"mine", "colorsys"} <= set(sys.modules)
 
@@ -54,3 +55,10 @@ def test_within_another_one_it_does_nothing_and_changes_nothing_for_other_thread
         thread.join()
     assert found == [True]
     assert sys.meta_path == finders
+
+
+def test_the_agents_own_modules_are_found_behind_the_programs(folder: str) -> None:
+    spec = Unhidden(folder).find_spec("sw_agent_plugins")
+    assert spec is not None
+    assert spec.origin is not None
+    assert not spec.origin.startswith(folder)

@@ -272,7 +272,7 @@ def test_children_of_many_names_beyond_the_first_two_hundred_are_one_row():
     names = ["".join(pair) for pair in itertools.product("abcdefghijklmnop", repeat=2)]
     spans = [span(1, None, "root", 0, 1000), *(span(n, 1, name, n, n + 1) for n, name in enumerate(names, 2))]
     spans += [span(n, 1, f"again {n}", n, n + 1) for n in range(300, 350)]
-    root, *rows, last = arrange(spans)
+    _root, *rows, last = arrange(spans)
     assert [row.span.name for row in rows] == names[:200]
     assert isinstance(last, Fold)
     assert len(last.spans) == 56 + 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import shutil
@@ -15,8 +16,9 @@ from types import ModuleType
 import pytest
 
 from launched import SW_PYTHON, own_environ
-from sw_agent.cli import COMMANDS
 from sw_agent import _config
+from sw_agent.cli import COMMANDS
+from sw_agent.cli import config as config_command
 from sw_agent.cli import doctor as doctor_command
 from sw_agent.cli import run as run_command
 
@@ -408,7 +410,9 @@ def test_doctor_says_where_a_module_is_not_compiled(monkeypatch, missing):
 def test_doctor_says_where_the_agent_is_off_and_which_plugin_is_left_out(doctor, tmp_path):
     package = tmp_path / "lib"
     install(package, "sw-old", entry_points="[sw_agent.plugins]\nold = sw_old:plugin\n")
-    (package / "sw_old.py").write_text("from sw_agent.plugin import Plugin\nplugin = Plugin('old', requires='packaging<1')\n")
+    (package / "sw_old.py").write_text(
+        "from sw_agent.plugin import Plugin\nplugin = Plugin('old', requires='packaging<1')\n"
+    )
     report, status = doctor(PYTHONPATH=str(package), SW_AGENT_ENABLED="false")
     assert status == 0
     assert any(note.startswith("the agent is switched off: SW_AGENT_ENABLED") for note in report["notes"])
@@ -483,3 +487,9 @@ def test_uwsgi_calls_what_python_calls_around_forks_unless_it_is_told_otherwise(
     environ = dict(given)
     run_command.prepare(environ, _config.load({}, {}), ["/venv/bin/uwsgi", "--master"])
     assert environ["UWSGI_PY_CALL_UWSGI_FORK_HOOKS"] == kept
+
+
+def test_the_configuration_is_printed_to_whatever_stands_for_stdout(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert config_command.run(None) == 0
+    assert "[agent]" in sys.stdout.getvalue()
