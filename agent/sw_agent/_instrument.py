@@ -59,9 +59,7 @@ class Stepped:
         return self._steps.step(next, self._generator)
 
     def send(self, value: Any) -> Any:
-        """Run the step that `value` resumes; a plain iterator, as some awaitables give, takes none."""
-        if value is None:
-            return self._steps.step(next, self._generator)
+        """Run the step that `value` resumes; Python calls `__next__` where it is None."""
         return self._steps.step(self._generator.send, value)
 
     def throw(self, error: BaseException, *rest: Any) -> Any:

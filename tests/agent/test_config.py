@@ -239,6 +239,8 @@ def test_spans_go_to_one_output_or_several(load, to, outputs):
         (["python"], "python", "python"),
         (["/venv/bin/gunicorn", "app:app"], "gunicorn", "gunicorn"),
         (["folder/"], "folder", "folder"),
+        (["python", "--help-all"], "python", "python"),
+        (["python", "/"], "python", "python"),
         ([], "python", "python"),
     ],
 )
@@ -505,3 +507,15 @@ def test_without_a_file_nothing_heavy_is_imported():
                          capture_output=True, text=True, check=True)  # fmt: skip
 
     assert out.stdout.split() == ["sw_agent._config_opentelemetry"]
+
+
+def test_a_key_whose_line_is_not_found_is_refused_without_a_line(load):
+    assert refused(load, 'agent = { nam = "a" }\n').startswith("agent.toml: ")
+
+
+def test_a_variable_of_a_plugin_that_is_not_there_configures_nothing(load):
+    assert load(SW_PLUGIN_NOBODYS_SPANS="true").plugins == load().plugins
+
+
+def test_a_name_in_the_resource_that_is_empty_names_nothing(load):
+    assert load(OTEL_RESOURCE_ATTRIBUTES="service.name=", argv=["app.py"]).name == "app"

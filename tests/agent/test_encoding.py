@@ -25,6 +25,7 @@ from compiled import needs_a_compiler
 from receivers import attributes_of
 from sw_agent._config import load
 from sw_agent._sdk_provider import AgentProvider, AgentTracer
+from sw_agent.export import encoding
 from sw_agent.export.encoding import LARGEST, LONGEST_TEXT, MOST_REMEMBERED, MOST_VALUES, Encoder
 
 # OpenTelemetry's encoder of old left out attributes that are None, and the attributes and the schema of a scope.
@@ -243,7 +244,10 @@ def test_so_are_those_of_spans_that_were_recorded(monkeypatch: pytest.MonkeyPatc
     assert encoded(recorded) == encode_spans(recorded).SerializePartialToString()
 
 
-def test_many_different_values_are_not_remembered_for_ever() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_many_different_values_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    if not compiled:
+        monkeypatch.setattr(encoding, "encode", lambda _span: None)
     encoder = Encoder()
     for number in range(3):
         batch = [
@@ -274,6 +278,19 @@ def made(attributes: Any, **more: Any) -> ReadableSpan:
         **more,
     }
     return ReadableSpan(attributes=attributes, **fields)
+
+
+def test_what_was_dropped_of_a_link_is_counted() -> None:
+    link = Link(SpanContext(3, 4, is_remote=False), BoundedAttributes(1, {"a": 1, "b": 2}))
+    batch = [made({}, links=[link])]
+    assert encoded(batch, Encoder()) == encode_spans(batch).SerializePartialToString()
+    assert decoded(batch)[0].links[0].dropped_attributes_count == 1
+
+
+def test_a_span_without_a_status_has_none() -> None:
+    batch = [made({}, status=None)]
+    assert encoded(batch, Encoder()) == encode_spans(batch).SerializePartialToString()
+    assert not decoded(batch)[0].HasField("status")
 
 
 def decoded(batch: list[ReadableSpan]) -> list[Any]:
@@ -359,3 +376,10 @@ def test_a_span_that_is_too_large_by_itself_is_cut() -> None:
     found = attributes_of(span)
     assert (found["text"], found["short"], len(span.name)) == ("x" * LONGEST_TEXT, "y", LONGEST_TEXT)
     assert span.ByteSize() < LARGEST
+
+
+def test_so_are_the_texts_within_its_values() -> None:
+    batch = [made({"text": "x" * 10_000_000, "map": {"key": "y" * 100_000}})]
+    (span,) = decoded(batch)
+    (item,) = next(each for each in span.attributes if each.key == "map").value.kvlist_value.values
+    assert (item.key, item.value.string_value) == ("key", "y" * LONGEST_TEXT)

@@ -17,7 +17,8 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.trace import StatusCode
 
-from sw_agent import _bootstrap, _imports, snapshot
+from sw_agent import _bootstrap, _imports, _provider, snapshot
+from sw_agent._hop import SpanHop
 from sw_agent.plugin import MOST_FAILURES, NOTHING, PROPAGATION, Option, Plugin, is_installed
 from sw_agent.testing import installed, recorded_spans
 
@@ -684,3 +685,27 @@ def test_what_was_handed_out_before_a_plugin_is_switched_off_goes_on_working(
         assert current_name() == "worker"
     messages(agent_errors)
     _bootstrap.plugin_states.clear()
+
+
+def test_a_span_that_was_not_recorded_once_is_not_found_by_its_name() -> None:
+    with recorded_spans() as spans:
+        for _ in range(2):
+            trace.get_tracer("tests").start_span("twice").end()
+    for name in ("twice", "never"):
+        with pytest.raises(LookupError, match=f"spans are named '{name}'"):
+            spans.named(name)
+
+
+def test_work_whose_span_cannot_be_started_runs_without_one(
+    monkeypatch: pytest.MonkeyPatch, agent_errors: list[logging.LogRecord]
+) -> None:
+    def fails(_scope: str) -> None:
+        raise ValueError("no tracer")
+
+    monkeypatch.setattr(_provider, "get_tracer", fails)
+    with SpanHop(None, "mine", len, "child") as hop:
+        hop.fail(ValueError("of the work"))
+    assert [record.getMessage() for record in agent_errors] == [
+        "plugin mine: starting a span failed; the program goes on without it"
+    ]
+    agent_errors.clear()

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import IdGenerator, Tracer, TracerProvider, _Span
+from opentelemetry.sdk.trace import IdGenerator, SpanLimits, Tracer, TracerProvider, _Span
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState, set_span_in_context
 
 from launched import Launch
-from sw_agent import _ids, snapshot
+from sw_agent import _ids, _lifecycle, _provider, snapshot
 from sw_agent._config import load
 from sw_agent._patching import Patch
 from sw_agent._sampling import TraceSampler, link_to_stale_parent
@@ -611,3 +611,14 @@ for function in (outer, alone, alone):
     app.end()
     recorded = sorted((span.name, len(span.events), span.status) for span in app.spans())
     assert recorded == [("alone", 1, "ERROR"), ("alone", 1, "ERROR"), ("inner", 1, "ERROR"), ("outer", 0, "ERROR")]
+
+
+def test_attributes_of_a_span_that_may_have_fewer_are_left_to_the_sdk() -> None:
+    span: Any = TracerProvider(span_limits=SpanLimits(max_span_attributes=1)).get_tracer("tests").start_span("work")
+    _provider.set_attributes(span, {"a": 1, "b": 2})
+    assert (dict(span.attributes), span.dropped_attributes) == ({"b": 2}, 1)
+    _provider.set_attributes(NonRecordingSpan(SpanContext(1, 2, is_remote=False)), {"a": 1})
+
+
+def test_where_no_agent_runs_there_is_nothing_to_flush() -> None:
+    assert _lifecycle.flush()

@@ -21,7 +21,7 @@ from opentelemetry.trace.status import Status
 
 from compiled import needs_a_compiler
 from sw_agent._secrets import without_secrets
-from sw_agent.export.redaction import Redaction
+from sw_agent.export.redaction import MOST_SHARED, Redaction
 from sw_agent.export.rows import cleaned_row, resource_text
 from sw_agent.export.secret_values import LONGEST_REMEMBERED, MOST_REMEMBERED
 
@@ -521,3 +521,14 @@ def test_a_span_of_which_all_is_known_is_looked_at_by_what_is_compiled_alone() -
     assert list(redaction.spans([given])) == [given]
     with patch.object(redaction, "attributes", side_effect=AssertionError):
         assert list(redaction.spans([given])) == [given]
+
+
+def test_secrets_in_many_resources_are_hidden_in_each() -> None:
+    secret = Resource({"url": "http://me:hunter2@host"})
+    spans = [
+        ReadableSpan(name="work", context=CONTEXT, resource=secret.merge(Resource({"n": n})))
+        for n in range(MOST_SHARED + 10)
+    ]
+    redacted = Redaction().spans(spans)
+    assert [span.resource.attributes["n"] for span in redacted] == list(range(MOST_SHARED + 10))
+    assert not any("hunter2" in str(span.resource.attributes["url"]) for span in redacted)

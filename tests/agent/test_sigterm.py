@@ -18,6 +18,7 @@ import pytest
 from compiled import needs_a_compiler
 from launched import PRELUDE, Launch, Launched
 from receivers import silent_collector
+from sw_agent import _sigterm_by_faulthandler
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -281,3 +282,16 @@ print("alive")
     )
     assert app.end() == "alive\n"
     assert app.names() == ["a"]
+
+
+def test_where_somebody_handles_it_faulthandler_neither_takes_it_nor_gives_it_back() -> None:
+    def handler(*_: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        assert not _sigterm_by_faulthandler.register(2)
+        _sigterm_by_faulthandler.unregister()
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)

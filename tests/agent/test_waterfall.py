@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 
 import pytest
@@ -178,6 +179,12 @@ def test_the_tree_goes_on_beside_a_note():
     assert lines[7].startswith("│  └─ x")
 
 
+def test_other_events_are_no_notes():
+    told = exception("ValueError", "no")
+    spans = [span(1, None, "root", 0, 10, events=[{"name": "cache miss"}, told])]
+    assert picture(spans) == picture([span(1, None, "root", 0, 10, events=[told])])
+
+
 def test_an_exception_that_a_span_got_over_is_told_without_failing_it():
     lines = picture([span(1, None, "root", 0, 9, events=[exception("KeyError", "'x'")])])
     assert lines[4].startswith("root")
@@ -259,6 +266,16 @@ def test_names_that_differ_in_numbers_are_folded_with_what_is_under_them():
 def test_a_few_repetitions_are_not_folded():
     spans = [span(1, None, "root", 0, 100), *(span(number, 1, "f", number, number + 1) for number in range(2, 12))]
     assert len(arrange(spans)) == len(spans)
+
+
+def test_children_of_many_names_beyond_the_first_two_hundred_are_one_row():
+    names = ["".join(pair) for pair in itertools.product("abcdefghijklmnop", repeat=2)]
+    spans = [span(1, None, "root", 0, 1000), *(span(n, 1, name, n, n + 1) for n, name in enumerate(names, 2))]
+    spans += [span(n, 1, f"again {n}", n, n + 1) for n in range(300, 350)]
+    _root, *rows, last = arrange(spans)
+    assert [row.span.name for row in rows] == names[:200]
+    assert isinstance(last, Fold)
+    assert len(last.spans) == 56 + 50
 
 
 def test_with_all_every_span_is_shown():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import shutil
@@ -15,8 +16,11 @@ from types import ModuleType
 import pytest
 
 from launched import SW_PYTHON, own_environ
+from sw_agent import _config
 from sw_agent.cli import COMMANDS
+from sw_agent.cli import config as config_command
 from sw_agent.cli import doctor as doctor_command
+from sw_agent.cli import run as run_command
 
 READING = ("config", "plugins", "doctor", "traces", "show")
 
@@ -403,6 +407,31 @@ def test_doctor_says_where_a_module_is_not_compiled(monkeypatch, missing):
     assert any("modules in C are not compiled" in note for note in notes) is (missing is not None)
 
 
+def test_doctor_says_where_the_agent_is_off_and_which_plugin_is_left_out(doctor, tmp_path):
+    package = tmp_path / "lib"
+    install(package, "sw-old", entry_points="[sw_agent.plugins]\nold = sw_old:plugin\n")
+    (package / "sw_old.py").write_text(
+        "from sw_agent.plugin import Plugin\nplugin = Plugin('old', requires='packaging<1')\n"
+    )
+    report, status = doctor(PYTHONPATH=str(package), SW_AGENT_ENABLED="false")
+    assert status == 0
+    assert any(note.startswith("the agent is switched off: SW_AGENT_ENABLED") for note in report["notes"])
+    report, status = doctor(PYTHONPATH=str(package))
+    assert status == 0
+    assert any(note.startswith("plugin old is left out: packaging ") for note in report["notes"])
+
+
+def test_doctor_says_that_the_bootstrap_is_missing_and_that_another_python_comes_first(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(doctor_command, "bootstrap_folder", lambda: str(tmp_path / "nowhere"))
+    report = doctor_command.examine({}, {})
+    assert report["problems"] == [f"there is no sitecustomize.py in {tmp_path / 'nowhere'}: install sw-python again"]
+    assert any(note.startswith(f"`sw-python run python …` runs {python}: ") for note in report["notes"])
+
+
 def test_doctor_finds_other_agents_and_the_one_whose_command_it_shares(doctor, tmp_path):
     for name in ("ddtrace", "newrelic"):
         install(tmp_path / "lib", name)
@@ -451,3 +480,16 @@ def test_output_in_a_terminal_is_no_less(tmp_path, environ):
     )
 
     assert "concurrent-futures" in done.stdout
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "true"), ({"UWSGI_PY_CALL_UWSGI_FORK_HOOKS": "false"}, "false")])
+def test_uwsgi_calls_what_python_calls_around_forks_unless_it_is_told_otherwise(given, kept):
+    environ = dict(given)
+    run_command.prepare(environ, _config.load({}, {}), ["/venv/bin/uwsgi", "--master"])
+    assert environ["UWSGI_PY_CALL_UWSGI_FORK_HOOKS"] == kept
+
+
+def test_the_configuration_is_printed_to_whatever_stands_for_stdout(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert config_command.run(None) == 0
+    assert "[agent]" in sys.stdout.getvalue()

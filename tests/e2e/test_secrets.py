@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from launched import Launch
-from receivers import grpc_collector, http_collector, nobody
+from launched import PRELUDE, Launch
+from receivers import attributes_of, grpc_collector, http_collector, nobody
 
 SECRETS = """
 url = "postgresql://shop:hunter2@db/orders"
@@ -50,3 +50,24 @@ def test_no_secret_leaves(launch: Launch, way: str, tmp_path: Path) -> None:
     assert b"open" in left
     assert b"hunter2" not in left
     assert b"4111111111111111" not in left
+
+
+def test_where_nothing_is_compiled_the_same_spans_leave_and_no_secret(launch: Launch) -> None:
+    not_compiled = "import sys\nsys.modules['sw_agent.export._plain_spans'] = None\n"
+    plain = "with S('plain', attributes={'n': 1, 'f': 0.5, 't': 'text', 'b': True}): pass\n"
+    seen = []
+    for first in ("", not_compiled):
+        with http_collector() as collector:
+            app = launch(
+                plain + SECRETS,
+                prelude=first + PRELUDE,
+                SW_EXPORT_TO="otlp",
+                SW_EXPORT_ENDPOINT=collector.endpoint,
+                SW_EXPORT_EXIT_TIMEOUT="60",
+            )
+            app.end()
+            assert b"hunter2" not in b"".join(request.SerializeToString() for request in collector.requests)
+            attributes = {span.name: attributes_of(span) for span in collector.spans}
+            seen.append({name: {**each, "thread.id": None} for name, each in attributes.items()})
+    assert len(seen[0]) == 3
+    assert seen[0] == seen[1]

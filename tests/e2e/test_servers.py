@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +434,7 @@ print("the agent's locks for greenlets:", [v for values in agents for v in value
 """
 
 
+@pytest.mark.skipif(find_spec("eventlet") is None, reason="needs eventlet")
 def test_a_program_that_eventlet_has_patched_runs_as_without_the_agent(launch: Launch) -> None:
     """Its threads follow the work; its greenlets, and the pool of threads that it has for itself, belong to nobody."""
     program = launch(EVENTLET, prelude="", PYTHONWARNINGS="ignore")
