@@ -481,6 +481,7 @@ def test_what_the_instance_has_itself_is_not_replaced(plugin: Plugin, name: str)
     assert asked == []
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 raises what was caught with the traceback it had")
 def test_an_error_of_a_method_that_something_is_lent_to_has_no_frame_of_the_agent(plugin: Plugin, name: str) -> None:
     def fails() -> None:
         raise SystemExit
