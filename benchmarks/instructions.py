@@ -14,6 +14,7 @@ FEW, MANY = 500, 1_500
 
 PROGRAMS = (
     ("instructions of submit to a thread pool, in a span", "submit.py", "ratio"),
+    ("instructions of Thread.start and join, in a span", "thread.py", "ratio"),
     ("instructions of a span's start and end", "open_spans.py", "absolute"),
 )
 
