@@ -107,7 +107,7 @@ def test_where_no_span_is_active_work_costs_a_call_at_each_patched_function(coun
 
 
 def test_in_a_span_an_item_of_a_pool_costs_no_more_than_that(counts: dict[str, Any]) -> None:
-    assert counts["inside"] == {"item": 3, "blocks": 0, "thread": 8, "task": 0}
+    assert counts["inside"] == {"item": 3, "blocks": 0, "thread": 7, "task": 0}
 
 
 def test_a_span_is_begun_and_ended_in_few_calls(counts: dict[str, Any]) -> None:

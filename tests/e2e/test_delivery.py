@@ -275,18 +275,12 @@ def test_a_program_without_stderr_ends_well(launch: Launch) -> None:
 
 
 BOOKS = """
-import asyncio, multiprocessing, sw_agent, threading
+import _thread, multiprocessing, sw_agent
 
 def main():
     with S("outer"):
-        for _ in range(3):
-            thread = threading.Thread(target=int)
-            thread.start()
-            thread.join()
-        timer = threading.Timer(1000, int)
-        timer.start()
-        timer.cancel()
-        timer.join()
+        for _ in range(2):
+            _thread.start_new_thread(int, ())
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             pool.map(abs, range(4))
         sw_agent.capture().run(int)
@@ -310,7 +304,7 @@ def test_with_debug_the_books_are_said_and_they_balance(launch: Launch) -> None:
     assert captured == restored + dropped + waiting
     assert waiting == 1  # the one that the program holds
     assert restored >= 4
-    assert dropped >= 2
+    assert dropped >= 1
 
 
 def test_what_the_program_logs_stays_its_own(launch: Launch) -> None:
