@@ -90,7 +90,7 @@ def test_a_process_that_goes_on_sends_what_waits_when_the_collector_is_back(laun
         wait_until(lambda: spooled(app) == 0)
         _, err = app.process.communicate("\n", timeout=60)
         assert back.names == NAMES
-    assert err.count("\n") == 1
+    assert err.count("\n") == 1, err
     assert "spans wait in" in err
 
 
@@ -253,7 +253,7 @@ def test_where_nothing_can_be_written_spans_wait_in_memory(launch: Launch) -> No
         collector.status = 200
         wait_until(lambda: collector.names == NAMES)
         _, err = app.process.communicate("\n", timeout=60)
-    assert err.count("\n") == 1
+    assert err.count("\n") == 1, err
     assert "spans wait in memory (/proc/nothing/here.db: " in err
 
 
@@ -505,8 +505,8 @@ def test_under_gevent_an_outage_is_survived(launch: Launch) -> None:
             SW_EXPORT_EXIT_TIMEOUT="20",
         )
         _, err = app.end_with_stderr()
-        assert spooled(app) == 40
-    assert err.count("\n") == 1
+        assert spooled(app) == 40, err
+    assert err.count("\n") == 1, err
 
 
 def test_a_very_long_text_does_not_hold_up_the_end(launch: Launch) -> None:
