@@ -78,10 +78,7 @@ class ContextSnapshot:
 
     def into(self, variables: contextvars.Context) -> contextvars.Context:
         """Make this snapshot's context the current one in a `contextvars.Context`, and return that."""
-        current = _current if _current is not None else _bound()
-        if current is not None and (self.context or variables.run(current.get)):
-            variables.run(current.set, self.context or _empty)
-        return variables
+        return _set_in(variables, self.context)
 
     def alone(self) -> contextvars.Context:
         """Return a new `contextvars.Context` in which nothing but this snapshot's context is set."""
@@ -233,7 +230,7 @@ def alone(context: Context | None) -> contextvars.Context:
     variables = copy_context()  # a third of the work, where nothing else is set here, as in most threads
     if len(variables) == 1 and context and type(_current) is _ContextVar and _current.get() is context:
         return variables
-    return ContextSnapshot(context).into(type(variables)())
+    return _set_in(type(variables)(), context)
 
 
 def current_context() -> Context | None:
@@ -255,6 +252,13 @@ def bind(module: ModuleType) -> None:
     _current = getattr(runtime, "_current_context", None) or _OfAnotherRuntime(runtime)
     get_current = _current.get
     _empty = module.Context()
+
+
+def _set_in(variables: contextvars.Context, context: Context | None) -> contextvars.Context:
+    current = _current if _current is not None else _bound()
+    if current is not None and (context or variables.run(current.get)):
+        variables.run(current.set, context or _empty)
+    return variables
 
 
 def _bound() -> ContextVar[Context] | _OfAnotherRuntime | None:
