@@ -239,9 +239,6 @@ for thread in threads: thread.join()
     assert app.names().count("child") == 150
 
 
-# The end
-
-
 def test_no_process_is_forked_while_the_agent_writes_to_stderr(launch: Launch) -> None:
     """A child would never get the lock of Python's that is held meanwhile."""
     app = launch(
@@ -275,6 +272,9 @@ thread.join()
 """
     )
     app.end_with_stderr()  # where Python says that the program has threads
+
+
+# The end
 
 
 @pytest.mark.parametrize("leaves", ["os._exit(0)", "os.execv(sys.executable, [sys.executable, '-c', ''])"])

@@ -63,7 +63,6 @@ def test_where_nothing_is_compiled_the_same_spans_leave_and_no_secret(launch: La
                 prelude=first + PRELUDE,
                 SW_EXPORT_TO="otlp",
                 SW_EXPORT_ENDPOINT=collector.endpoint,
-                SW_EXPORT_EXIT_TIMEOUT="60",
             )
             app.end()
             assert b"hunter2" not in b"".join(request.SerializeToString() for request in collector.requests)

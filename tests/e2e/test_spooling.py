@@ -502,7 +502,6 @@ def test_under_gevent_an_outage_is_survived(launch: Launch) -> None:
             "from gevent import monkey; monkey.patch_all()\nimport gevent\n" + SPANS + "gevent.sleep(0.3)\n" + SPANS,
             endpoint,
             SW_EXPORT_FLUSH_INTERVAL="0.01",
-            SW_EXPORT_EXIT_TIMEOUT="20",
         )
         _, err = app.end_with_stderr()
         assert spooled(app) == 40, err
